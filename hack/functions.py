@@ -11,10 +11,10 @@ import re
 import sys
 from pathlib import Path
 
-from tidemill_contract.functions.base import ANY, NUMERIC, WITH_STRINGS, Function
-from tidemill_contract.functions.registry import FUNCTIONS, ZERO_FILLED, listed
+from tidemill_contract.functions.base import ALL_TYPES, ALL_TYPES_AND_STRINGS, NUMERIC, Function
+from tidemill_contract.functions.registry import FUNCTIONS, ZERO_FILLED, join_names
 from tidemill_contract.resource.kinds.metrics import METRICS
-from tidemill_contract.windows import evaluator
+from tidemill_contract.windows import find_decoder
 
 BEGIN, END = "<!-- Generated from the functions; do not edit. -->", "<!-- End of what is generated. -->"
 _TABLE = """{begin}
@@ -38,22 +38,22 @@ def _decoded() -> list[str]:
     for name, function in FUNCTIONS.items():
         parameters = {**function.example, **dict.fromkeys(function.parameters.fields, "f")}
         metric = METRICS.make(name="m", function=name, field="f", **parameters)
-        names += [name] if evaluator(metric, "number") is not None else []
+        names += [name] if find_decoder(metric, "number") is not None else []
     return names
 
 
 def _fields(function: Function) -> str:
-    shown = {ANY: "any", WITH_STRINGS: "any, arrays of strings", NUMERIC: "numeric"}
-    kinds = shown.get(function.takes, "all but boolean")
-    return f"{kinds}, or none" if function.alone else kinds
+    descriptions = {ALL_TYPES: "any", ALL_TYPES_AND_STRINGS: "any, arrays of strings", NUMERIC: "numeric"}
+    kinds = descriptions.get(function.field_types, "all but boolean")
+    return f"{kinds}, or none" if function.field_optional else kinds
 
 
 def table() -> str:
     """Return the table of functions, with the rules for their answers."""
-    rows = [f"| `{name}` | {f.value} | {_fields(f)} | {f.error} |" for name, f in FUNCTIONS.items()]
+    rows = [f"| `{name}` | {f.description} | {_fields(f)} | {f.accuracy} |" for name, f in FUNCTIONS.items()]
     quoted = [[f"`{name}`" for name in names] for names in (_decoded(), ZERO_FILLED)]
     return _TABLE.format(
-        begin=BEGIN, end=END, rows="\n".join(rows), decoded=listed(quoted[0], "or"), zero=listed(quoted[1])
+        begin=BEGIN, end=END, rows="\n".join(rows), decoded=join_names(quoted[0], "or"), zero=join_names(quoted[1])
     )
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from compose.checks import watch_faults
 from compose.run import Running, running
-from demo.course import command, in_folder, judge, send
+from demo.course import check_answers, command, in_folder, send
 from demo.data import ROOT, load_departures
 from demo.runtime import DemoError, topic_ends
 
@@ -60,9 +60,9 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
     with running(ROOT / "docker-compose.yaml", folder, os.environ) as stack:
         console.print(f"healthy after {time.monotonic() - begun:.1f} s ({_durations(stack.seconds)})")
         platform = Composed(stack)
-        code = judge(platform, departures, send(platform, departures, console), console)
+        code = check_answers(platform, departures, send(platform, departures, console), console)
         wrong = watch_faults(stack, console.print, seconds=_WATCH_SECONDS)
-        wrong += [f"services.{name}: {trouble}" for name, trouble in stack.troubles().items()]
+        wrong += [f"services.{name}: {trouble}" for name, trouble in stack.failures().items()]
     console.print(f"ended ({_durations({name: ended.seconds for name, ended in stack.ended.items()})})")
     wrong += [
         f"services.{name}: did not end within {seconds:.0f} s and was killed; increase its stop_grace_period"

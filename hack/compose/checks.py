@@ -20,7 +20,7 @@ from compose.run import Running
 _VARIABLE = re.compile(r"\$\{?(?P<name>\w+)(?::\w+)?\}?")
 _TIMES = {"__rate_interval": "1m", "__interval": "30s", "__range": "15m"}
 # Only the operator in a cluster exports metrics with this prefix: `tidemill up` has neither passes nor scaling.
-_OF_CLUSTERS = "tidemill_operator_"
+_CLUSTER_METRIC_PREFIX = "tidemill_operator_"
 _PAUSE_SECONDS = 2.0
 _RANGE_SECONDS = 3_600.0
 
@@ -42,7 +42,7 @@ class Panel:
     @property
     def of_clusters(self) -> bool:
         """Whether the query uses metrics that only the operator in a cluster has."""
-        return _OF_CLUSTERS in self.query
+        return _CLUSTER_METRIC_PREFIX in self.query
 
 
 class Prometheus:
@@ -159,7 +159,7 @@ def queries(dashboard: dict[str, Any], source: str) -> Iterator[tuple[str, str]]
     for panel in dashboard["panels"]:
         yield from queries({"panels": panel.get("panels", ())}, source)
         for target in panel.get("targets", ()):
-            asked = (target.get("datasource") or panel.get("datasource") or {}).get("uid", source)
-            if asked != source and not asked.startswith("$"):
-                raise ValueError(f"{panel['title']}: there is no data source {asked}; use {source}")
-            yield panel["title"], _VARIABLE.sub(lambda found: _TIMES.get(found["name"], ".*"), target["expr"])
+            data_source = (target.get("datasource") or panel.get("datasource") or {}).get("uid", source)
+            if data_source != source and not data_source.startswith("$"):
+                raise ValueError(f"{panel['title']}: there is no data source {data_source}; use {source}")
+            yield panel["title"], _VARIABLE.sub(lambda match: _TIMES.get(match["name"], ".*"), target["expr"])

@@ -13,10 +13,10 @@ import yaml
 # Compose 1 (Debian's docker-compose) refuses all other keys, for example `name:`.
 TOP_LEVEL = frozenset({"version", "services", "networks", "volumes", "secrets", "configs"})
 # These keys have no effect here, because they only concern containers.
-_OF_CONTAINERS = frozenset(
+_CONTAINER_KEYS = frozenset(
     {"restart", "networks", "init", "hostname", "read_only", "cap_drop", "security_opt", "build"}
 )
-_KNOWN = _OF_CONTAINERS | frozenset(
+_KNOWN = _CONTAINER_KEYS | frozenset(
     {"image", "command", "environment", "volumes", "tmpfs", "ports", "healthcheck", "depends_on", "stop_grace_period"}
 )
 _SECONDS = re.compile(r"\d+(\.\d+)?s")
@@ -101,7 +101,7 @@ def load(path: Path, environ: Mapping[str, str]) -> dict[str, Service]:
     unknown = [key for key in document if key not in TOP_LEVEL and not key.startswith("x-")]
     if unknown:
         raise ValueError(f"{path.name}: {unknown[0]}: Compose 1 refuses this key; use a command-line option")
-    services = {name: _service(path, name, _resolved(body, environ)) for name, body in document["services"].items()}
+    services = {name: _service(path, name, _resolve(body, environ)) for name, body in document["services"].items()}
     volumes = set(document.get("volumes") or {})
     for service in services.values():
         for mount in service.mounts:
@@ -115,22 +115,22 @@ def load(path: Path, environ: Mapping[str, str]) -> dict[str, Service]:
     return services
 
 
-def _resolved(value: Any, environ: Mapping[str, str]) -> Any:
+def _resolve(value: Any, environ: Mapping[str, str]) -> Any:
     """Replace each `${NAME:-default}` with the value of the variable."""
     if isinstance(value, str):
-        return _VARIABLE.sub(lambda found: _variable(found, environ), value)
+        return _VARIABLE.sub(lambda match: _variable(match, environ), value)
     if isinstance(value, Mapping):
-        return {key: _resolved(item, environ) for key, item in value.items()}
-    return [_resolved(item, environ) for item in value] if isinstance(value, list) else value
+        return {key: _resolve(item, environ) for key, item in value.items()}
+    return [_resolve(item, environ) for item in value] if isinstance(value, list) else value
 
 
-def _variable(found: re.Match[str], environ: Mapping[str, str]) -> str:
-    name = found["name"] or found["braced"]
+def _variable(match: re.Match[str], environ: Mapping[str, str]) -> str:
+    name = match["name"] or match["braced"]
     if name is None:
         return "$"
     value = environ.get(name)
-    takes_default = value is None or (found["kind"] == ":-" and not value)
-    return (found["default"] or "") if takes_default else str(value)
+    takes_default = value is None or (match["kind"] == ":-" and not value)
+    return (match["default"] or "") if takes_default else str(value)
 
 
 def _service(path: Path, name: str, body: Mapping[str, Any]) -> Service:

@@ -97,26 +97,26 @@ class Running:
 
     def _await_one(self, service: Service, child: Child) -> None:
         limit = service.health.seconds if service.health else 0.0
-        while trouble := self.trouble(service):
+        while trouble := self.failure(service):
             over = not child.running or time.monotonic() - child.started_at > limit
             if over:
                 how = f"not healthy within {limit:g} s" if child.running else f"ended with {child.exit_code}"
-                said = f"its check: {trouble}\nits log ends with:\n{child.log_tail()}"
-                raise RuntimeError(f"services.{service.name}: {how}; {said}")
+                report = f"its check: {trouble}\nits log ends with:\n{child.log_tail()}"
+                raise RuntimeError(f"services.{service.name}: {how}; {report}")
             time.sleep(_PAUSE_SECONDS)
         self.seconds[service.name] = time.monotonic() - child.started_at
 
-    def trouble(self, service: Service) -> str:
+    def failure(self, service: Service) -> str:
         """Return why a service's health check fails, or an empty text if it passes or there is no check."""
         if service.health is None:
             return ""
-        kind, *given = (self.stage.text(service, part) for part in service.health.test)
+        kind, *command = (self.stage.text(service, part) for part in service.health.test)
         variables = environment(self.stage, service)
         if kind == "CMD-SHELL":
             programs = self.stage.path(service, "/opt")
-            arguments = ["/bin/sh", "-c", given[0].replace("/opt/", f"{programs}/")]
+            arguments = ["/bin/sh", "-c", command[0].replace("/opt/", f"{programs}/")]
         else:
-            arguments = [shutil.which(given[0], path=variables["PATH"]) or given[0], *given[1:]]
+            arguments = [shutil.which(command[0], path=variables["PATH"]) or command[0], *command[1:]]
         try:
             done = subprocess.run(
                 arguments, env=variables, capture_output=True, text=True, check=False, timeout=service.health.timeout
@@ -125,15 +125,15 @@ class Running:
             return f"no answer within {service.health.timeout:g} s"
         return "" if done.returncode == 0 else f"status {done.returncode} {(done.stdout + done.stderr)[-500:].strip()}"
 
-    def troubles(self) -> dict[str, str]:
+    def failures(self) -> dict[str, str]:
         """Return the fault of each started service that has ended, or whose check fails in all retries."""
-        troubles = {name: self._lasting_trouble(name) for name in self.children}
+        troubles = {name: self._lasting_failure(name) for name in self.children}
         return {name: trouble for name, trouble in troubles.items() if trouble}
 
-    def _lasting_trouble(self, name: str) -> str:
+    def _lasting_failure(self, name: str) -> str:
         service, child, trouble = self.services[name], self.children[name], ""
         for _ in range(service.health.retries if service.health else 1):
-            trouble = self.trouble(service) if child.running else f"ended with {child.exit_code}"
+            trouble = self.failure(service) if child.running else f"ended with {child.exit_code}"
             if not trouble:
                 break
         return trouble

@@ -56,11 +56,11 @@ class Stage:
         for mount in sorted(service.mounts, key=lambda mount: -len(mount.target)):
             inside = os.path.relpath(target, mount.target)
             if not inside.startswith(".."):
-                at = self._mounted(service, mount.source, mount.target)
+                at = self._mount_path(service, mount.source, mount.target)
                 return at if inside == "." else at / inside
         return self.home(service) / target.lstrip("/")
 
-    def _mounted(self, service: Service, source: str, target: str) -> Path:
+    def _mount_path(self, service: Service, source: str, target: str) -> Path:
         named = not source.startswith((".", "/", "~"))
         return self.folder / "volumes" / source if named else self.home(service) / target.lstrip("/")
 
@@ -70,14 +70,14 @@ class Stage:
         text = _ANY_ADDRESS.sub(own, _ITSELF.sub(own, text))
         for name, address in self.addresses.items():
             text = re.sub(rf"(?<![\w.-]){re.escape(name)}(?=:\d)", address, text)
-        for port, taken in self.ports.items():
-            text = re.sub(rf"\b{port}\b", str(taken), text)
-        for target in sorted(self._seen(service), key=len, reverse=True):
+        for port, free_port in self.ports.items():
+            text = re.sub(rf"\b{port}\b", str(free_port), text)
+        for target in sorted(self._container_paths(service), key=len, reverse=True):
             pattern = rf"(?<![\w./-]){re.escape(target)}(?![\w-])"
             text = re.sub(pattern, str(self.path(service, target)).replace("\\", r"\\"), text)
         return text
 
-    def _seen(self, service: Service) -> set[str]:
+    def _container_paths(self, service: Service) -> set[str]:
         """Return the paths of mounts, and the folder of each mounted file, because patterns name the folder."""
         targets = {mount.target for mount in service.mounts}
         files = {mount.target for mount in service.mounts if (self.root / mount.source).is_file()}

@@ -44,12 +44,17 @@ def command(stage: Stage, service: Service) -> Command | None:
 
 def environment(stage: Stage, service: Service) -> dict[str, str]:
     """Return the service's variables, and the variables of this process that programs need."""
-    kept = {
+    inherited = {
         name: os.environ[name] for name in ("PATH", "HOME", "LANG", "JAVA_HOME", "KAFKA_HOME") if name in os.environ
     }
     own = {name: stage.text(service, value) for name, value in service.environment.items()}
     programs = stage.home(service) / "programs"
-    return {**kept, "PATH": f"{programs}:{kept.get('PATH', '')}", "PGHOST": stage.addresses[service.name], **own}
+    return {
+        **inherited,
+        "PATH": f"{programs}:{inherited.get('PATH', '')}",
+        "PGHOST": stage.addresses[service.name],
+        **own,
+    }
 
 
 def _kafka(stage: Stage, service: Service) -> Command:
@@ -110,9 +115,9 @@ def _postgres(stage: Stage, service: Service) -> Command:
 
 def _redis(stage: Stage, service: Service) -> Command:
     address = stage.addresses[service.name]
-    given = [stage.text(service, part) for part in service.command] or ["redis-server"]
+    command = [stage.text(service, part) for part in service.command] or ["redis-server"]
     program(stage.home(service) / "programs" / "redis-cli", [str(shutil.which("redis-cli")), "-h", address])
-    run = [str(shutil.which(given[0])), *given[1:], "--bind", address, "--port", "6379"]
+    run = [str(shutil.which(command[0])), *command[1:], "--bind", address, "--port", "6379"]
     return Command(service.name, run, environment=environment(stage, service), working_dir=stage.home(service))
 
 
@@ -129,12 +134,12 @@ def _tidemill(stage: Stage, service: Service) -> Command:
 
 def _prometheus(stage: Stage, service: Service) -> Command:
     """Run Prometheus as a user who only owns the volume, so that unreadable files of other services are found."""
-    given = [stage.text(service, part) for part in service.command]
+    command = [stage.text(service, part) for part in service.command]
     listen = f"--web.listen-address={stage.addresses[service.name]}:9090"
     user, data = "nobody" if os.geteuid() == 0 else None, stage.path(service, "/prometheus")
     if user:
         shutil.chown(data, user)
-    run = [_found("prometheus"), *given, listen]
+    run = [_find_program("prometheus"), *command, listen]
     return Command(service.name, run, environment=environment(stage, service), user=user, working_dir=data)
 
 
@@ -150,7 +155,7 @@ def _alertmanager(stage: Stage, service: Service) -> Command:
     return Command(service.name, run, environment=variables)
 
 
-def _found(program: str) -> str:
+def _find_program(program: str) -> str:
     path = shutil.which(program)
     if path is None:
         raise ValueError(f"{program} is not on the PATH; install it (Debian: apt install {program})")

@@ -16,13 +16,13 @@ from pathlib import Path
 from rich.console import Console
 
 from demo.chaos import KILLS, SESSION_TIMEOUT_MS, Chaos
-from demo.course import command, in_folder, judge, send
+from demo.course import check_answers, command, in_folder, send
 from demo.data import ROOT, load_departures
 from demo.runtime import Runtime
 
 EXAMPLE = ROOT / "crds" / "examples" / "flights.yaml"
 # The share of events that may be sent before the chaos ends, so that events flow until its end.
-_HELD_BACK = 0.98
+_MAX_SHARE_DURING_CHAOS = 0.98
 
 
 def _arguments() -> argparse.Namespace:
@@ -42,7 +42,7 @@ def _gate(total: int, chaos: Chaos, seconds: float) -> Callable[[int], None]:
 
     def gate(before: int) -> None:
         share = before / total
-        while not chaos.done.is_set() and share > min((time.monotonic() - started) / seconds, _HELD_BACK):
+        while not chaos.done.is_set() and share > min((time.monotonic() - started) / seconds, _MAX_SHARE_DURING_CHAOS):
             chaos.done.wait(0.05)
 
     return gate
@@ -66,7 +66,7 @@ def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
         totals = send(runtime, departures, console, gate=gate)
         if chaos is not None:
             chaos.join()
-        code = judge(runtime, departures, totals, console)
+        code = check_answers(runtime, departures, totals, console)
         if chaos is not None:
             console.print("chaos: " + ", ".join(f"{action} {count} times" for action, count in chaos.counts.items()))
             if chaos.counts["kill"] < min(KILLS, 20):

@@ -108,7 +108,7 @@ def _print_rows(title: str, rows: Sequence[dict[str, Any]], console: Console) ->
     for name in names:
         table.add_column(name, justify="right" if _is_number(rows[0][name]) else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(_shown(row[name]) for name in names))
+        table.add_row(*(_format(row[name]) for name in names))
     console.print(table)
 
 
@@ -116,7 +116,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     match value:
         case bool():
             return "yes" if value else "no"

@@ -27,10 +27,10 @@ _MARK = "tidemill.dev/demo"
 _ENDS = """\
 import json, os, sys
 from confluent_kafka.admin import AdminClient
-from tidemill_operator.actuators.kafka.log import LATEST, KafkaLog
+from tidemill_operator.actuators.kafka.offsets import LATEST, OffsetReader
 brokers, topic = os.environ["TIDEMILL_KAFKA_BROKERS"], sys.argv[1]
 partitions = AdminClient({"bootstrap.servers": brokers}).list_topics(topic, timeout=20).topics[topic].partitions
-offsets = KafkaLog(brokers).offsets([(topic, partition) for partition in partitions], LATEST)
+offsets = OffsetReader(brokers).offsets([(topic, partition) for partition in partitions], LATEST)
 print(json.dumps({"ends": offsets.of(topic), "faults": list(offsets.faults.values())}))
 """
 

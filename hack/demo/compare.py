@@ -86,11 +86,11 @@ def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, pages: list[
     """
     rows = [row for page in pages for row in page.rows]
     metrics = {metric["name"]: metric.get("function", "expression") for metric in aggregation["metrics"]}
-    answered = _typed(rows, expected.schema)
+    answered = _cast_columns(rows, expected.schema)
     keys = [*aggregation.get("groupBy", ()), "window_start"]
     twice = answered.height - answered.select(keys).unique().height
     messages = [f"{twice} windows are answered twice"] if twice else []
-    both, wrong, differences = _compared(expected, answered, keys, metrics)
+    both, wrong, differences = _compare_rows(expected, answered, keys, metrics)
     flags = _closed_flags(pages)
     return Comparison(
         aggregation=str(aggregation["name"]),
@@ -103,7 +103,7 @@ def compare(aggregation: Mapping[str, Any], expected: pl.DataFrame, pages: list[
     )
 
 
-def _compared(
+def _compare_rows(
     expected: pl.DataFrame, answered: pl.DataFrame, keys: list[str], metrics: Mapping[str, str]
 ) -> tuple[int, int, list[str]]:
     """Return the number of windows that both sides have, the number of differences, and the first of them as text."""
@@ -132,7 +132,7 @@ def _compared(
     return both.height, wrong, differences
 
 
-def _typed(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:
+def _cast_columns(rows: list[dict[str, Any]], wanted: pl.Schema) -> pl.DataFrame:
     """Return the API's rows as a frame with the expected types.
 
     Types are strict: 1.0 is not an integer, and "1" is not a number.

@@ -98,7 +98,7 @@ def send(
     return totals
 
 
-def judge(platform: Platform, departures: pl.DataFrame, totals: Totals, console: Console) -> int:
+def check_answers(platform: Platform, departures: pl.DataFrame, totals: Totals, console: Console) -> int:
     """Wait until all events are processed, print answers, and compare all windows. Return the exit code."""
     faults = []
     with httpx.Client(timeout=60.0, trust_env=False) as client:

@@ -34,7 +34,7 @@ def milliseconds(duration: str) -> int:
     return int(matched[1]) * _UNITS[matched[2]]
 
 
-def transformed(spec: Mapping[str, Any], raw: pl.DataFrame) -> pl.DataFrame:
+def transform(spec: Mapping[str, Any], raw: pl.DataFrame) -> pl.DataFrame:
     """Return the raw rows with declared types and derived columns, without rows that the filter drops."""
     fields = spec["source"]["fields"]
     frame = raw.select(pl.col(field["name"]).cast(_TYPES[field["type"]]) for field in fields)
@@ -61,14 +61,14 @@ def expected_windows(spec: Mapping[str, Any], aggregation: Mapping[str, Any], ra
     window = aggregation["window"]
     if window["type"] == "session":
         return _sessions(spec, aggregation, raw)
-    frame = transformed(spec, raw).with_columns(_ms=pl.col(time).dt.epoch("ms"))
+    frame = transform(spec, raw).with_columns(_ms=pl.col(time).dt.epoch("ms"))
     groups = list(aggregation.get("groupBy", ()))
     metrics = [_metric(metric, frame.schema) for metric in aggregation["metrics"] if "expression" not in metric]
     if "zone" in window or window["size"].endswith(_CALENDAR):
         copies, start, end = _by_calendar(window, frame.with_columns(_at=pl.col(time)))
     else:
         copies, start, end = _by_length(window, frame)
-    windows = _listed(aggregation, pl.concat(copies).group_by([*groups, "_start"]).agg(metrics))
+    windows = _with_topk(aggregation, pl.concat(copies).group_by([*groups, "_start"]).agg(metrics))
     ends = end.alias("window_end")
     names = [metric["name"] for metric in aggregation["metrics"]]
     return windows.select(*groups, start.alias("window_start"), ends, *names)
@@ -112,7 +112,7 @@ def _sessions(spec: Mapping[str, Any], aggregation: Mapping[str, Any], raw: pl.D
     """Return the session windows: events of a group less than `gap` apart, cut at multiples of `maxLength`."""
     window = aggregation["window"]
     gap, longest = milliseconds(window["gap"]), milliseconds(window.get("maxLength", "1d"))
-    frame = transformed(spec, raw).with_columns(_ms=pl.col(spec["source"]["eventTime"]["field"]).dt.epoch("ms"))
+    frame = transform(spec, raw).with_columns(_ms=pl.col(spec["source"]["eventTime"]["field"]).dt.epoch("ms"))
     groups = list(aggregation.get("groupBy", ()))
     cells = [*groups, pl.col("_ms") // longest]
     frame = frame.sort("_ms").with_columns(_fresh=(pl.col("_ms").diff().over(cells) >= gap).fill_null(value=True))
@@ -120,13 +120,13 @@ def _sessions(spec: Mapping[str, Any], aggregation: Mapping[str, Any], raw: pl.D
     cut = (pl.col("_ms").max() // longest + 1) * longest
     edges = [pl.col("_ms").min().alias("_start"), pl.min_horizontal(pl.col("_ms").max() + gap, cut).alias("_end")]
     metrics = [_metric(metric, frame.schema) for metric in aggregation["metrics"] if "expression" not in metric]
-    windows = _listed(aggregation, frame.group_by([*groups, "_session"]).agg([*edges, *metrics]))
+    windows = _with_topk(aggregation, frame.group_by([*groups, "_session"]).agg([*edges, *metrics]))
     start, end = (pl.from_epoch(edge, time_unit="ms").dt.replace_time_zone("UTC") for edge in ("_start", "_end"))
     names = [metric["name"] for metric in aggregation["metrics"]]
     return windows.select(*groups, start.alias("window_start"), end.alias("window_end"), *names)
 
 
-def _listed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFrame:
+def _with_topk(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFrame:
     """Return the windows with the `topk` values and counts: the most frequent first, equal counts by value."""
     for metric in aggregation["metrics"]:
         if metric.get("function") == "topk":
@@ -137,10 +137,10 @@ def _listed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFra
                 rows.append([{"value": value, "count": -count, "error": 0} for count, value in counts] or None)
             members = {"value": windows.schema[name].inner, "count": pl.Int64(), "error": pl.Int64()}  # type: ignore[attr-defined]
             windows = windows.with_columns(pl.Series(name, rows, dtype=pl.List(pl.Struct(members))))
-    return _composed(aggregation, windows)
+    return _with_expressions(aggregation, windows)
 
 
-def _composed(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFrame:
+def _with_expressions(aggregation: Mapping[str, Any], windows: pl.DataFrame) -> pl.DataFrame:
     """Return the windows with the metrics that are expressions over other metrics, whatever their order."""
     waiting = {metric["name"]: metric["expression"] for metric in aggregation["metrics"] if "expression" in metric}
     while waiting:

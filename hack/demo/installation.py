@@ -127,11 +127,11 @@ def load_images(steps: Steps, kubectl: Kubectl, images: Sequence[str]) -> None:
     """
     nodes = json.loads(kubectl("get", "nodes", "--output", "json"))["items"]
     present = {name for node in nodes for image in node["status"].get("images", ()) for name in image["names"]}
-    for given in json.loads(BUILT.read_text())["archives"] or images:
-        development = _DEVELOPMENT.rstrip("/") in given
+    for archive in json.loads(BUILT.read_text())["archives"] or images:
+        development = _DEVELOPMENT.rstrip("/") in archive
         wanted = [image for image in images if image.startswith(_DEVELOPMENT) == development]
         if not all(f"docker.io/{image}" in present for image in wanted):
-            steps.run(f"images are loaded: {Path(given).name}", [CLUSTER, "load-images", given])
+            steps.run(f"images are loaded: {Path(archive).name}", [CLUSTER, "load-images", archive])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from demo.cluster import ClusterPlatform
-from demo.course import command, judge, send
+from demo.course import check_answers, command, send
 from demo.data import ROOT, load_departures
 from demo.installation import DEVELOPMENT_VALUES, Helm, Steps, prepare, remove_cluster
 from demo.runtime import DemoError
@@ -45,7 +45,7 @@ def _demo(platform: ClusterPlatform, steps: Steps, console: Console, events: int
         departures = departures.head(events)
     console.print(f"ingest {platform.url('ingest')}, API {platform.url('api')}")
     totals = send(platform, departures, console)
-    code = judge(platform, departures, totals, console)
+    code = check_answers(platform, departures, totals, console)
     console.print(platform.table(), highlight=False)
     return code
 

@@ -165,7 +165,7 @@ class Replay:
                     self.totals.unanswered += len(events)
             else:
                 if response.status_code in _ACCEPTED:
-                    events = self._take(response.json(), events)
+                    events = self._count_outcomes(response.json(), events)
                     key = uuid.uuid4().hex
                 elif response.status_code not in _OVERLOADED:
                     raise DemoError(f"ingest refused a batch: {response.status_code} {response.text[:500]}")
@@ -176,7 +176,7 @@ class Replay:
                     raise DemoError(f"a batch was not accepted within {_BATCH_SECONDS:.0f} s; last: {problem}")
                 time.sleep(max(pause, 0.05))
 
-    def _take(self, answer: dict[str, object], events: Sequence[bytes]) -> list[bytes]:
+    def _count_outcomes(self, answer: dict[str, object], events: Sequence[bytes]) -> list[bytes]:
         """Count the acknowledged events, and return the events that must be sent again."""
         results = answer.get("results", [])
         assert isinstance(results, list)  # noqa: S101

@@ -16,7 +16,7 @@ import yaml
 from confluent_kafka.admin import AdminClient
 
 from demo.data import ROOT
-from tidemill_operator.actuators.kafka.log import LATEST, KafkaLog
+from tidemill_operator.actuators.kafka.offsets import LATEST, OffsetReader
 
 T = TypeVar("T")
 # The end offsets that Kafka reported, by partition, and the reasons why other end offsets are unknown.
@@ -69,7 +69,7 @@ def all_ends(ask: Callable[[], Ends], topic: str) -> dict[int, int]:
 def topic_ends(brokers: str, topic: str) -> dict[int, int]:
     """Return the end offset of each partition of a topic, from brokers that this process can reach."""
     partitions = AdminClient({"bootstrap.servers": brokers}).list_topics(topic, timeout=10).topics[topic].partitions
-    log = KafkaLog(brokers)
+    log = OffsetReader(brokers)
 
     def ask() -> Ends:
         offsets = log.offsets([(topic, partition) for partition in partitions], LATEST)

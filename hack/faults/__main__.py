@@ -17,22 +17,24 @@ from rich.console import Console
 from demo.course import command, in_folder
 from demo.runtime import DemoError
 from faults import table
-from faults.bench import Bench, bench
-from faults.checker import Verdict
-from faults.play import Seen, holds, play, settle
+from faults.bench import Bench, running_bench
+from faults.checker import Outcome
+from faults.play import Observations, play_row, unmet_expectations, wait_until_counted
 from faults.rows import ROWS, Row
 
 
-def _line(row: Row, seen: Seen, before: tuple[int, ...], verdict: Verdict, on: Bench) -> table.Line:
+def _line(row: Row, observed: Observations, before: tuple[int, ...], outcome: Outcome, bench: Bench) -> table.Line:
     """Return the line of a played row, with the counts since the row began."""
-    now = _counts(verdict, on)
+    now = _counts(outcome, bench)
     sent, acknowledged, counted, dead = (after - earlier for after, earlier in zip(now, before, strict=True))
-    return table.Line(row, seen, verdict, sent, acknowledged, counted, dead, holds(row, seen, verdict))
+    return table.Line(
+        row, observed, outcome, sent, acknowledged, counted, dead, unmet_expectations(row, observed, outcome)
+    )
 
 
-def _counts(verdict: Verdict | None, on: Bench) -> tuple[int, ...]:
-    sums = (on.noted.sent, on.noted.count)
-    return (*sums, verdict.counted, verdict.dead) if verdict else (*sums, 0, 0)
+def _counts(outcome: Outcome | None, bench: Bench) -> tuple[int, ...]:
+    sums = (bench.acknowledged.sent, bench.acknowledged.count)
+    return (*sums, outcome.counted, outcome.dead) if outcome else (*sums, 0, 0)
 
 
 def _plan(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Row, float]]:
@@ -52,37 +54,37 @@ def _plan(arguments: argparse.Namespace, console: Console) -> Iterator[tuple[Row
 def _run(arguments: argparse.Namespace, console: Console, folder: Path) -> int:
     """Play all rows, and return the exit code. Rows with a small disk get separate servers."""
     lines: list[table.Line] = []
-    about = table.machine(dt.datetime.now(dt.UTC))
-    console.print(table.head(), highlight=False, markup=False)
+    about = table.describe_machine(dt.datetime.now(dt.UTC))
+    console.print(table.markdown_head(), highlight=False, markup=False)
     for small_disk, plan in groupby(_plan(arguments, console), lambda planned: planned[0].small_disk):
-        with bench(folder / f"after-{len(lines)}", small_disk=small_disk) as on:
-            for line in _played(on, plan, events=arguments.events):
+        with running_bench(folder / f"after-{len(lines)}", small_disk=small_disk) as bench:
+            for line in _play_rows(bench, plan, events=arguments.events):
                 lines.append(line)
-                console.print(table.text(line.cells()), highlight=False, markup=False)
-                table.keep(arguments.output / "faults.json", line, about=about)
+                console.print(table.markdown_row(line.cells()), highlight=False, markup=False)
+                table.save_line(arguments.output / "faults.json", line, about=about)
     console.print(f"{sum(line.sent for line in lines):,} events in {len(lines)} rows; {about}", highlight=False)
     if arguments.page:
-        table.put(arguments.page, arguments.output / "faults.json")
+        table.update_page(arguments.page, arguments.output / "faults.json")
     wrong = [line.row.name for line in lines if line.faults]
     console.print(f"rows with unmet expectations: {', '.join(wrong)}" if wrong else "all rows meet their expectations")
     return 1 if wrong else 0
 
 
-def _played(on: Bench, plan: Iterable[tuple[Row, float]], *, events: int) -> Iterator[table.Line]:
+def _play_rows(bench: Bench, plan: Iterable[tuple[Row, float]], *, events: int) -> Iterator[table.Line]:
     """Play the rows one after another, and yield the line of each.
 
     Raises:
         DemoError: A row cannot be played to its end.
     """
-    verdict: Verdict | None = None
+    outcome: Outcome | None = None
     for row, seconds in plan:
-        before = _counts(verdict, on)
+        before = _counts(outcome, bench)
         try:
-            seen = play(row, on, events=events, seconds=seconds)
-            verdict = settle(on)
+            observed = play_row(row, bench, events=events, seconds=seconds)
+            outcome = wait_until_counted(bench)
         except DemoError as error:
-            raise DemoError(f"{row.name}: {error}; logs: {on.runtime.logs}") from error
-        yield _line(row, seen, before, verdict, on)
+            raise DemoError(f"{row.name}: {error}; logs: {bench.runtime.logs}") from error
+        yield _line(row, observed, before, outcome, bench)
 
 
 def main() -> int:

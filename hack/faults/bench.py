@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient
 from demo.runtime import DemoError, Runtime
 from faults.checker import PIPELINE, Checker
 from faults.proxy import Proxies, Proxy
-from faults.sender import Acknowledged, Bulk, ThroughIngest
+from faults.sender import Acknowledged, BulkSender, IngestSender
 from faults.watch import Watch
 from tidemill_contract import names
 from tidemill_operator.addresses import PostgresAddress
@@ -65,12 +65,14 @@ class Bench:
         self.servers, self.proxies, self.runtime, self.postgres, self.disk = servers, proxies, runtime, postgres, disk
         self.schema = names.schema(runtime.namespace, runtime.name)
         self.topic = f"{runtime.namespace}.{runtime.name}.events"
-        self.noted, began = Acknowledged(), time.monotonic()
-        self.ingest = ThroughIngest(runtime.url("ingest"), runtime.name, self.noted, rate=500.0, began=began)
-        self.bulk = Bulk(runtime.kafka, self.topic, self.noted, began=began)
-        self.checker = Checker(runtime, self.noted)
+        self.acknowledged, began = Acknowledged(), time.monotonic()
+        self.ingest = IngestSender(runtime.url("ingest"), runtime.name, self.acknowledged, rate=500.0, began=began)
+        self.bulk = BulkSender(runtime.kafka, self.topic, self.acknowledged, began=began)
+        self.checker = Checker(runtime, self.acknowledged)
         brokers = [proxies[name].target for name in BROKERS]
-        self.watch = Watch(runtime, postgres.url, brokers, acknowledged=lambda: self.noted.count + self.noted.poisoned)
+        self.watch = Watch(
+            runtime, postgres.url, brokers, acknowledged=lambda: self.acknowledged.count + self.acknowledged.poisoned
+        )
         self.leader = BROKERS[0]
 
     def close(self) -> None:
@@ -90,7 +92,7 @@ class Bench:
         number = client.list_topics(self.topic, timeout=20).topics[self.topic].partitions[0].leader
         self.leader = BROKERS[number - 1]
 
-    def named(self, servers: Sequence[str]) -> Sequence[str]:
+    def resolve_names(self, servers: Sequence[str]) -> Sequence[str]:
         """Return the names of servers, with LEADER replaced by the broker's name."""
         return [self.leader if name == LEADER else name for name in servers]
 
@@ -121,8 +123,8 @@ class Bench:
             # Postgres frees space when a transaction fails, and takes space meanwhile, so the loop tries again.
             while time.monotonic() < until:
                 with suppress(OSError):
-                    taken, free = os.fstat(filler.fileno()).st_size, shutil.disk_usage(self.disk).free
-                    os.posix_fallocate(filler.fileno(), taken, max(free, 1))
+                    size, free = os.fstat(filler.fileno()).st_size, shutil.disk_usage(self.disk).free
+                    os.posix_fallocate(filler.fileno(), size, max(free, 1))
                 time.sleep(_FILLING_PAUSE_SECONDS)
 
     def empty_disk(self) -> None:
@@ -215,7 +217,9 @@ def _servers(
 
 
 @contextmanager
-def bench(folder: Path, *, small_disk: bool = False, environ: Mapping[str, str] = os.environ) -> Iterator[Bench]:
+def running_bench(
+    folder: Path, *, small_disk: bool = False, environ: Mapping[str, str] = os.environ
+) -> Iterator[Bench]:
     """Run the platform while the block runs.
 
     Args:

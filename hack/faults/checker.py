@@ -56,7 +56,7 @@ Window = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Outcome:
     """The number of counted, lost, doubled and wrongly counted events.
 
     Attributes:
@@ -75,7 +75,7 @@ class Verdict:
     wrong: int
 
     @property
-    def holds(self) -> bool:
+    def is_exact(self) -> bool:
         """Return whether every acknowledged event was counted or became a dead letter exactly once."""
         return self.lost == self.doubled == self.wrong == 0
 
@@ -83,32 +83,32 @@ class Verdict:
 class Checker:
     """Checks one pipeline's events. It reads each record of the topic only once."""
 
-    def __init__(self, runtime: Runtime, noted: Acknowledged) -> None:
-        self._runtime, self._noted = runtime, noted
+    def __init__(self, runtime: Runtime, acknowledged: Acknowledged) -> None:
+        self._runtime, self._acknowledged = runtime, acknowledged
         self._topic = f"{runtime.namespace}.{runtime.name}.events"
-        self._next = dict.fromkeys(range(PARTITIONS), 0)
-        self._times = bytearray()
+        self._next_offsets = dict.fromkeys(range(PARTITIONS), 0)
+        self._occurrences = bytearray()
         self._windows = pl.DataFrame(schema={"k": pl.String, "start": pl.Int64} | dict.fromkeys(_METRICS, pl.Int64))
-        self._bad = 0
+        self._invalid_count = 0
 
     def restart(self) -> None:
         """Read the topic from its beginning at the next check, because it was created again."""
-        self._next = dict.fromkeys(self._next, 0)
+        self._next_offsets = dict.fromkeys(self._next_offsets, 0)
 
-    def judge(self) -> Verdict:
+    def check(self) -> Outcome:
         """Return the outcome of all events. Call it when all events are processed and no sender runs."""
         self._read()
-        expected, answered = self._expected(), _answered(self._runtime)
-        marks, times = self._noted.marks(), self._times
-        lost = sum(mark and not (at < len(times) and times[at]) for at, mark in _set(marks))
-        dead = len(_rows(self._runtime, "dead-letters"))
-        return Verdict(
-            counted=sum(window[0] for window in answered.values()),
+        expected, api_windows = self._expected(), _api_windows(self._runtime)
+        acknowledged, occurrences = self._acknowledged.marks(), self._occurrences
+        lost = sum(mark and not (at < len(occurrences) and occurrences[at]) for at, mark in _nonzero(acknowledged))
+        dead = len(_fetch_rows(self._runtime, "dead-letters"))
+        return Outcome(
+            counted=sum(window[0] for window in api_windows.values()),
             dead=dead,
             lost=lost,
-            doubled=sum(count - 1 for _, count in _set(bytes(times)) if count > 1),
-            wrong=sum(expected.get(key) != answered.get(key) for key in expected.keys() | answered.keys())
-            + abs(self._bad - dead),
+            doubled=sum(count - 1 for _, count in _nonzero(bytes(occurrences)) if count > 1),
+            wrong=sum(expected.get(key) != api_windows.get(key) for key in expected.keys() | api_windows.keys())
+            + abs(self._invalid_count - dead),
         )
 
     def _expected(self) -> dict[tuple[str, int], Window]:
@@ -125,51 +125,54 @@ class Checker:
         )
         try:
             ends = {
-                p: consumer.get_watermark_offsets(TopicPartition(self._topic, p), timeout=20)[1] for p in self._next
+                p: consumer.get_watermark_offsets(TopicPartition(self._topic, p), timeout=20)[1]
+                for p in self._next_offsets
             }
-            consumer.assign([TopicPartition(self._topic, p, at) for p, at in self._next.items()])
+            consumer.assign([TopicPartition(self._topic, p, at) for p, at in self._next_offsets.items()])
             silent = 0.0
-            while any(self._next[p] < end for p, end in ends.items()):
+            while any(self._next_offsets[p] < end for p, end in ends.items()):
                 messages = [message for message in consumer.consume(_CHUNK, 1.0) if message.error() is None]
                 silent = 0.0 if messages else silent + 1.0
                 if silent > _READ_SECONDS:
-                    raise RuntimeError(f"{self._topic}: no records for {_READ_SECONDS:.0f} s at {self._next} of {ends}")
-                self._take([message.value() or b"" for message in messages])
+                    raise RuntimeError(
+                        f"{self._topic}: no records for {_READ_SECONDS:.0f} s at {self._next_offsets} of {ends}"
+                    )
+                self._add([message.value() or b"" for message in messages])
                 for message in messages:
-                    self._next[int(message.partition() or 0)] = int(message.offset() or 0) + 1
+                    self._next_offsets[int(message.partition() or 0)] = int(message.offset() or 0) + 1
         finally:
             consumer.close()
 
-    def _take(self, values: list[bytes]) -> None:
+    def _add(self, values: list[bytes]) -> None:
         captured = [match.groups() for value in values if (match := _GOOD.fullmatch(value))]
-        self._bad += len(values) - len(captured)
+        self._invalid_count += len(values) - len(captured)
         if not captured:
             return
         ids = [int(number) for number, _, _ in captured]
-        if (most := max(ids)) >= len(self._times):
-            self._times.extend(bytes(most - len(self._times) + 1_000_000))
+        if (largest_id := max(ids)) >= len(self._occurrences):
+            self._occurrences.extend(bytes(largest_id - len(self._occurrences) + 1_000_000))
         for number in ids:
-            self._times[number] = min(self._times[number] + 1, 255)
+            self._occurrences[number] = min(self._occurrences[number] + 1, 255)
         events = pl.DataFrame(
             {"k": [key.decode() for _, key, _ in captured], "id": ids, "ts": [int(at) for *_, at in captured]}
         )
         start = (pl.col("ts") // 60_000 * 60_000).alias("start")
         sums = [pl.len().cast(pl.Int64).alias("events"), pl.sum("id").alias("ids")]
-        more = events.group_by("k", start).agg(*sums, pl.min("id").alias("least"), pl.max("id").alias("most"))
-        self._windows = pl.concat([self._windows, more]).group_by(_KEYS).agg(*_TOTALS)
+        windows = events.group_by("k", start).agg(*sums, pl.min("id").alias("least"), pl.max("id").alias("most"))
+        self._windows = pl.concat([self._windows, windows]).group_by(_KEYS).agg(*_TOTALS)
 
 
 _METRICS = ("events", "ids", "least", "most")
 
 
-def _set(marks: bytes) -> list[tuple[int, int]]:
+def _nonzero(marks: bytes) -> list[tuple[int, int]]:
     """Return the indexes of values that are not 0, and the values."""
     return [(match.start(), marks[match.start()]) for match in re.finditer(rb"[^\x00]", marks, re.DOTALL)]
 
 
-def _answered(runtime: Runtime) -> dict[tuple[str, int], Window]:
+def _api_windows(runtime: Runtime) -> dict[tuple[str, int], Window]:
     """Return all windows of the API, by group and start (epoch ms)."""
-    rows = _rows(runtime, "aggregates/by_k")
+    rows = _fetch_rows(runtime, "aggregates/by_k")
     starts = pl.Series([row["window_start"] for row in rows], dtype=pl.String).str.to_datetime(time_zone="UTC")
     return {
         (row["k"], start): (row["events"], row["ids"], row["least"], row["most"])
@@ -177,7 +180,7 @@ def _answered(runtime: Runtime) -> dict[tuple[str, int], Window]:
     }
 
 
-def _rows(runtime: Runtime, what: str) -> list[dict[str, Any]]:
+def _fetch_rows(runtime: Runtime, what: str) -> list[dict[str, Any]]:
     """Return the rows of all pages of an answer."""
     rows: list[dict[str, Any]] = []
     parameters: dict[str, Any] = {"limit": 1000}

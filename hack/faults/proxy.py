@@ -103,10 +103,10 @@ class Proxy:
                 if self.swallows:
                     lost.set()
                 if not lost.is_set():
-                    await way.held.put((clock() + self.delay_seconds, piece))
+                    await way.queue.put((clock() + self.delay_seconds, piece))
         except OSError:
             pass
-        await way.held.put((clock(), b""))
+        await way.queue.put((clock(), b""))
 
 
 class _Way:
@@ -114,14 +114,14 @@ class _Way:
 
     def __init__(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         self.source, self.to = source, to
-        self.held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_HELD_PIECES)
+        self.queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_HELD_PIECES)
 
 
 async def _send(way: _Way) -> None:
     clock = asyncio.get_running_loop().time
     with contextlib.suppress(OSError):
         while True:
-            due, piece = await way.held.get()
+            due, piece = await way.queue.get()
             if (wait := due - clock()) > 0:
                 await asyncio.sleep(wait)
             if not piece:

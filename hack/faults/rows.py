@@ -30,26 +30,26 @@ class Row:
     Attributes:
         name: The name of the row.
         expected: The expectation in words, for the table.
-        strike, mend: Functions that begin and end the fault.
+        begin_fault, end_fault: Functions that begin and end the fault.
         reports: By component (or `ready`), the text that a report must contain during the fault. If it is empty, no
             report has to mention the fault.
-        moves: Whether events must be counted during the fault. If it is None, they may be counted or not.
+        must_count: Whether events must be counted during the fault. If it is None, they may be counted or not.
         restarts: The components that may restart.
-        asked: Whether a user stops the counting, so that components must not report a fault.
-        quiet: Whether no events are sent during the fault.
+        stopped_by_user: Whether a user stops the counting, so that components must not report a fault.
+        without_events: Whether no events are sent during the fault.
         seconds: The duration of the fault. If it is None, the command line determines the duration.
         small_disk: Whether Postgres' data are on a small disk. Rows with a small disk get separate servers.
     """
 
     name: str
     expected: str
-    strike: Act
-    mend: Act
+    begin_fault: Act
+    end_fault: Act
     reports: Mapping[str, str] = field(default_factory=dict)
-    moves: bool | None = None
+    must_count: bool | None = None
     restarts: Sequence[str] = ()
-    asked: bool = False
-    quiet: bool = False
+    stopped_by_user: bool = False
+    without_events: bool = False
     seconds: float | None = None
     small_disk: bool = False
 
@@ -60,7 +60,7 @@ def _nothing(_: Bench) -> None:
 
 def _kill(*servers: str) -> Act:
     def act(bench: Bench) -> None:
-        for server in bench.named(servers):
+        for server in bench.resolve_names(servers):
             bench.servers[server].kill()
 
     return act
@@ -68,9 +68,9 @@ def _kill(*servers: str) -> Act:
 
 def _start(*servers: str) -> Act:
     def act(bench: Bench) -> None:
-        for server in bench.named(servers):
+        for server in bench.resolve_names(servers):
             bench.servers[server].spawn()
-        for server in bench.named(servers):
+        for server in bench.resolve_names(servers):
             bench.servers[server].wait_ready()
 
     return act
@@ -78,7 +78,7 @@ def _start(*servers: str) -> Act:
 
 def _freeze(*servers: str) -> Act:
     def act(bench: Bench) -> None:
-        for server in bench.named(servers):
+        for server in bench.resolve_names(servers):
             bench.freeze(server)
 
     return act
@@ -86,7 +86,7 @@ def _freeze(*servers: str) -> Act:
 
 def _wake(*servers: str) -> Act:
     def act(bench: Bench) -> None:
-        for server in bench.named(servers):
+        for server in bench.resolve_names(servers):
             bench.wake(server)
 
     return act
@@ -94,7 +94,7 @@ def _wake(*servers: str) -> Act:
 
 def _swallow(*servers: str, on: bool) -> Act:
     def act(bench: Bench) -> None:
-        for server in bench.named(servers):
+        for server in bench.resolve_names(servers):
             bench.proxies[server].swallows = on
 
     return act
@@ -102,7 +102,7 @@ def _swallow(*servers: str, on: bool) -> Act:
 
 def _delay(*servers: str, seconds: float) -> Act:
     def act(bench: Bench) -> None:
-        for server in bench.named(servers):
+        for server in bench.resolve_names(servers):
             bench.proxies[server].delay_seconds = seconds
 
     return act
@@ -263,7 +263,7 @@ def _server(
 ROWS: Mapping[str, Row] = {
     row.name: row
     for row in (
-        *_process("processor", f"it is restarted; {_ONCE}", moves=True),
+        *_process("processor", f"it is restarted; {_ONCE}", must_count=True),
         Row(
             "processor-frozen",
             "its health does not answer and Ready is false; its open batch is rolled back",
@@ -272,16 +272,18 @@ ROWS: Mapping[str, Row] = {
             reports={"processor": "silent", "ready": "False"},
         ),
         *_server("postgres", ["postgres"], _STALLED, slow="slower, or Ready is false; no loss", reports=_POSTGRES),
-        *_server("broker", [LEADER], _SERVED, slow="slower; no loss", hole=_WAITS, moves=True),
-        *_server("redis", ["redis"], _DEGRADED, slow=_DEGRADED, reports=_REDIS, moves=True),
+        *_server("broker", [LEADER], _SERVED, slow="slower; no loss", hole=_WAITS, must_count=True),
+        *_server("redis", ["redis"], _DEGRADED, slow=_DEGRADED, reports=_REDIS, must_count=True),
         *_server("majority", _MAJORITY, _NOTHING_TAKEN, slow="slower", hole=_WAITS, reports=_KAFKA),
         *_server("kafka", BROKERS, _NOTHING_TAKEN, slow="slower", reports=_KAFKA),
-        *_process("ingest", "it is restarted", moves=True),
-        *_process("api", "it is restarted", moves=True),
-        Row("broker-bounced", f"five restarts; {_SERVED}", _bounce, _nothing, moves=True, seconds=1.0),
-        Row("rebalanced", f"1 → 3 → 1 processors; {_ONCE}", _replicas(3), _replicas(1), moves=True, seconds=10.0),
-        Row("group-reset", "no effect: positions are in Postgres", _suspend, _resume, asked=True, seconds=1.0),
-        Row("poisoned", "dead letters; other events are counted", _poison, _nothing, moves=True, seconds=5.0),
+        *_process("ingest", "it is restarted", must_count=True),
+        *_process("api", "it is restarted", must_count=True),
+        Row("broker-bounced", f"five restarts; {_SERVED}", _bounce, _nothing, must_count=True, seconds=1.0),
+        Row("rebalanced", f"1 → 3 → 1 processors; {_ONCE}", _replicas(3), _replicas(1), must_count=True, seconds=10.0),
+        Row(
+            "group-reset", "no effect: positions are in Postgres", _suspend, _resume, stopped_by_user=True, seconds=1.0
+        ),
+        Row("poisoned", "dead letters; other events are counted", _poison, _nothing, must_count=True, seconds=5.0),
         Row("window-table-gone", _NAMED_LOSS, _take_window_table, _give_window_table, reports=_LOSS),
         Row("column-gone", _NAMED_LOSS, _column(renamed=False), _column(renamed=True), reports=_LOSS),
         Row(
@@ -291,7 +293,7 @@ ROWS: Mapping[str, Row] = {
             _sql('ALTER TABLE {schema}."_taken" RENAME TO "_offsets"'),
             reports=_LOSS,
         ),
-        Row("topic-deleted", _RECREATED, _delete_topic, _recreate_topic, reports=_LOSS, quiet=True),
+        Row("topic-deleted", _RECREATED, _delete_topic, _recreate_topic, reports=_LOSS, without_events=True),
         Row(
             "postgres-disk-full",
             "nothing is counted, and the processor reports it; counting continues when space is free again",

@@ -57,12 +57,12 @@ def event_bytes(number: int, began: float) -> bytes:
     return b'{"id":%d,"k":"k%d","ts":%d}' % (number, number % 7, at)
 
 
-class ThroughIngest:
+class IngestSender:
     """Posts each batch to ingest once, at a constant rate."""
 
-    def __init__(self, url: str, pipeline: str, noted: Acknowledged, *, rate: float, began: float) -> None:
+    def __init__(self, url: str, pipeline: str, acknowledged: Acknowledged, *, rate: float, began: float) -> None:
         self._url = f"{url}/v1/pipelines/{pipeline}/events"
-        self._noted, self._began = noted, began
+        self._acknowledged, self._began = acknowledged, began
         self._pause = _BATCH / rate
         self._next = 0
         self._posting = False
@@ -99,7 +99,7 @@ class ThroughIngest:
         numbers = range(self._next, self._next + 2 * _BATCH, 2)
         self._next += 2 * _BATCH
         events = [self._event(number) for number in numbers]
-        self._noted.sent += len(events)
+        self._acknowledged.sent += len(events)
         try:
             answer = client.post(
                 self._url,
@@ -112,8 +112,8 @@ class ThroughIngest:
             return
         for row in results:
             if row["status"] == "accepted":
-                self._noted.add(numbers[row["index"]])
-            self._noted.poisoned += row["status"] == "quarantined"
+                self._acknowledged.add(numbers[row["index"]])
+            self._acknowledged.poisoned += row["status"] == "quarantined"
 
     def _event(self, number: int) -> bytes:
         if number // 2 % _POISON_EVERY == _POISON_EVERY - 1:
@@ -121,13 +121,13 @@ class ThroughIngest:
         return event_bytes(number, self._began)
 
 
-class Bulk:
+class BulkSender:
     """Writes records directly to Kafka at a constant rate, and retries records that Kafka does not accept."""
 
-    def __init__(self, brokers: str, topic: str, noted: Acknowledged, *, began: float) -> None:
-        self._topic, self._noted, self._began = topic, noted, began
+    def __init__(self, brokers: str, topic: str, acknowledged: Acknowledged, *, began: float) -> None:
+        self._topic, self._acknowledged, self._began = topic, acknowledged, began
         self._next = 1
-        self._left = 0
+        self._remaining = 0
         self._rate = 0.0
         self._ended = threading.Event()
         self._settings = {
@@ -146,7 +146,7 @@ class Bulk:
     def begin(self, events: int, seconds: float) -> None:
         """Write more records, evenly over some seconds."""
         self._rate = max(1.0, events / seconds)
-        self._left += events
+        self._remaining += events
 
     def renew(self) -> None:
         """Replace the producer after the topic was created again. The producer must have no open records.
@@ -158,7 +158,7 @@ class Bulk:
     @property
     def idle(self) -> bool:
         """Whether all records are acknowledged."""
-        return self._left == 0 and len(self._producer) == 0
+        return self._remaining == 0 and len(self._producer) == 0
 
     def close(self) -> None:
         """Stop writing."""
@@ -170,14 +170,14 @@ class Bulk:
         due = time.monotonic()
         while not self._ended.is_set():
             self._producer.poll(0)
-            if not self._left:
+            if not self._remaining:
                 due = time.monotonic()
                 self._producer.poll(0.1)
                 continue
             if (wait := due - time.monotonic()) > 0:
                 self._producer.poll(wait)
                 continue
-            count = min(_PIECE, self._left)
+            count = min(_PIECE, self._remaining)
             due = max(due + count / self._rate, time.monotonic() - 1.0)
             self._write(count)
 
@@ -190,10 +190,10 @@ class Bulk:
                 self._producer.poll(0.2)
                 return
             self._next += 2
-            self._left -= 1
-            self._noted.sent += 1
+            self._remaining -= 1
+            self._acknowledged.sent += 1
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         value = message.value()
         if error is None and value is not None:
-            self._noted.add(int(value[6 : value.index(b",")]))
+            self._acknowledged.add(int(value[6 : value.index(b",")]))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faults.checker import Verdict
-from faults.play import Seen
+from faults.checker import Outcome
+from faults.play import Observations
 from faults.rows import ROWS, Row
 
 HEAD = (
@@ -34,8 +34,8 @@ class Line:
     """
 
     row: Row
-    seen: Seen
-    verdict: Verdict
+    observed: Observations
+    outcome: Outcome
     sent: int
     acknowledged: int
     counted: int
@@ -44,33 +44,37 @@ class Line:
 
     def cells(self) -> tuple[str, ...]:
         """Return the cells of the table."""
-        seen, verdict = self.seen, self.verdict
+        observed, outcome = self.observed, self.outcome
         reported = (
-            "-" if not self.row.reports else "not yet" if seen.reported_after is None else _seconds(seen.reported_after)
+            "-"
+            if not self.row.reports
+            else "not yet"
+            if observed.reported_after is None
+            else _seconds(observed.reported_after)
         )
         return (
             f"`{self.row.name}`",
             self.row.expected,
-            _said(self),
+            _observation(self),
             reported,
-            _seconds(seen.still) if seen.still else "-",
-            _seconds(seen.moved),
-            _seconds(seen.well),
+            _seconds(observed.still) if observed.still else "-",
+            _seconds(observed.moved),
+            _seconds(observed.well),
             *(f"{count:,}" for count in (self.sent, self.acknowledged, self.counted, self.dead)),
-            *(f"{count:,}" for count in (verdict.lost, verdict.doubled, verdict.wrong)),
+            *(f"{count:,}" for count in (outcome.lost, outcome.doubled, outcome.wrong)),
         )
 
     def document(self, about: str) -> Mapping[str, Any]:
         """Return the results as a JSON object."""
-        seen, verdict = dataclasses.asdict(self.seen), dataclasses.asdict(self.verdict)
+        observed, outcome = dataclasses.asdict(self.observed), dataclasses.asdict(self.outcome)
         counts = {"sent": self.sent, "acknowledged": self.acknowledged, "counted": self.counted, "dead": self.dead}
         document = {"fault": self.row.name, "about": about, "cells": self.cells(), "faults": list(self.faults)}
-        return {**document, **counts, "seen": seen, "verdict": verdict}
+        return {**document, **counts, "seen": observed, "verdict": outcome}
 
 
-def _said(line: Line) -> str:
-    messages = ", ".join(f"{who}: {line.seen.said[who]}" for who in line.row.reports)
-    text = messages or f"{line.seen.counted:,} events counted meanwhile"
+def _observation(line: Line) -> str:
+    messages = ", ".join(f"{who}: {line.observed.said[who]}" for who in line.row.reports)
+    text = messages or f"{line.observed.counted:,} events counted meanwhile"
     faults = f"**does not hold: {'; '.join(line.faults)}**; " if line.faults else ""
     return (faults + text).replace("|", "/")
 
@@ -79,24 +83,24 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def text(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
     """Return a line of Markdown."""
     return f"| {' | '.join(cells)} |"
 
 
-def head() -> str:
+def markdown_head() -> str:
     """Return the first lines of the table."""
-    return f"{text(HEAD)}\n|{'---|' * len(HEAD)}"
+    return f"{markdown_row(HEAD)}\n|{'---|' * len(HEAD)}"
 
 
-def machine(now: dt.datetime) -> str:
+def describe_machine(now: dt.datetime) -> str:
     """Return the date and the machine of the run."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     where = f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}"
     return f"{now:%Y-%m-%d}, {where}, Python {platform.python_version()}"
 
 
-def keep(path: Path, line: Line, *, about: str) -> None:
+def save_line(path: Path, line: Line, *, about: str) -> None:
     """Write the results of a fault into a JSON file, in place of earlier results of the fault."""
     lines = _read(path)
     lines[line.row.name] = line.document(about)
@@ -111,30 +115,30 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def put(page: Path, kept: Path) -> None:
+def update_page(page: Path, results: Path) -> None:
     """Write the table of all stored results between the marks of a page. Rows of other faults are kept.
 
     Raises:
         ValueError: The page has no marks.
     """
     before, begin, rest = page.read_text().partition(_BEGIN)
-    shown, end, after = rest.partition(_END)
+    old_rows, end, after = rest.partition(_END)
     if not begin or not end:
         raise ValueError(f"{page}: there is no `{_BEGIN}` … `{_END}`; add both marks where the table belongs")
-    new = _read(kept)
-    cells = {**_shown(shown), **{name: row["cells"] for name, row in new.items()}}
+    new_results = _read(results)
+    cells = {**_page_rows(old_rows), **{name: row["cells"] for name, row in new_results.items()}}
     rows = [cells[name] for name in ROWS if name in cells]
     sent, counted, dead = (
         sum(int(row[HEAD.index(name)].replace(",", "")) for row in rows) for name in ("sent", "counted", "dead letters")
     )
     about = f"{sent:,} events were sent, {counted:,} counted, {dead:,} {_ABOUT}"
-    places = {place for place in shown.partition(_ABOUT)[2].partition(".\n")[0].split("; ") if place}
-    where = "; ".join(sorted(places | {row["about"] for row in new.values()}))
-    table = "\n".join([head(), *map(text, rows)])
+    machines = {machine for machine in old_rows.partition(_ABOUT)[2].partition(".\n")[0].split("; ") if machine}
+    where = "; ".join(sorted(machines | {row["about"] for row in new_results.values()}))
+    table = "\n".join([markdown_head(), *map(markdown_row, rows)])
     page.write_text(f"{before}{_BEGIN}\n\n{about}{where}.\n\n{table}\n\n{_END}{after}")
 
 
-def _shown(page: str) -> dict[str, Sequence[str]]:
+def _page_rows(page: str) -> dict[str, Sequence[str]]:
     """Return the rows of a page, by fault."""
     lines = [line.strip().strip("|").split(" | ") for line in page.splitlines() if line.startswith("| `")]
     return {cells[0].strip(" `"): [cell.strip() for cell in cells] for cells in lines if len(cells) == len(HEAD)}

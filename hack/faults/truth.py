@@ -35,44 +35,44 @@ def stalls(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
     ]
 
 
-def moving(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
+def progress_spans(counted: Sequence[Sample], begin: float, end: float) -> list[Span]:
     """Return the spans between stalls."""
-    edges = [begin, *(moment for span in stalls(counted, begin, end) for moment in span), end]
+    edges = [begin, *(edge for span in stalls(counted, begin, end) for edge in span), end]
     return [(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True) if stop > start]
 
 
-def longest(said: Sequence[Sample], spans: Sequence[Span], holds: Callable[[Any], bool]) -> float:
+def longest_time(reports: Sequence[Sample], spans: Sequence[Span], condition: Callable[[Any], bool]) -> float:
     """Return the longest time within a span in which all reports satisfy a condition."""
-    most = 0.0
+    maximum = 0.0
     for begin, end in spans:
         since: float | None = None
-        for at, what in said:
+        for at, report in reports:
             if not begin <= at <= end:
                 continue
-            if not holds(what):
+            if not condition(report):
                 since = None
                 continue
             since = at if since is None else since
-            most = max(most, at - since)
-    return most
+            maximum = max(maximum, at - since)
+    return maximum
 
 
-def unchanged(said: Sequence[Sample], spans: Sequence[Span], is_old: Callable[[Any], bool]) -> float:
+def longest_unchanged(reports: Sequence[Sample], spans: Sequence[Span], is_old: Callable[[Any], bool]) -> float:
     """Return the longest time within a span in which the same figure was reported as current."""
-    most = 0.0
+    maximum = 0.0
     for begin, end in spans:
         since, last = 0.0, None
-        for at, what in said:
+        for at, report in reports:
             if not begin <= at <= end:
                 continue
-            if what != last or not is_old(what):
-                since, last = at, what
+            if report != last or not is_old(report):
+                since, last = at, report
             else:
-                most = max(most, at - since)
-    return most
+                maximum = max(maximum, at - since)
+    return maximum
 
 
-def increased(counters: Sequence[Sample]) -> tuple[str, ...]:
+def increased_counters(counters: Sequence[Sample]) -> tuple[str, ...]:
     """Return the names of the counters that increased. A new process has a new counter, which begins with 0.
 
     Args:
@@ -99,13 +99,15 @@ def without_true_zeros(lags: Sequence[Sample], waiting: Sequence[Sample]) -> lis
         lags: The reported lags.
         waiting: The number of acknowledged events that are not counted, at each time, or None if it is unknown.
     """
-    kept, times = [], [at for at, _ in waiting]
+    corrected, times = [], [at for at, _ in waiting]
     for at, lag in lags:
         index = bisect_right(times, at) - 1
-        kept.append((at, None if lag == 0 and index >= 0 and waiting[index][1] == 0 else lag))
-    return kept
+        corrected.append((at, None if lag == 0 and index >= 0 and waiting[index][1] == 0 else lag))
+    return corrected
 
 
-def first(said: Sequence[Sample], begin: float, end: float, holds: Callable[[Any], bool]) -> float | None:
+def first_report_after(
+    reports: Sequence[Sample], begin: float, end: float, condition: Callable[[Any], bool]
+) -> float | None:
     """Return the time from the begin to the first report that satisfies a condition, or None."""
-    return next((at - begin for at, what in said if begin <= at <= end and holds(what)), None)
+    return next((at - begin for at, report in reports if begin <= at <= end and condition(report)), None)

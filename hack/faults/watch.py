@@ -54,7 +54,7 @@ class Watch:
         self._schema = names.schema(runtime.namespace, runtime.name)
         self._connection: psycopg.Connection[Any] | None = None
         self._ended = threading.Event()
-        asked: dict[str, Callable[[], Any]] = {
+        sources: dict[str, Callable[[], Any]] = {
             **{name: lambda name=name: self._health(name) for name in COMPONENTS},  # type: ignore[misc]
             "ready": self._ready,
             "gauge": self._gauge,
@@ -63,8 +63,8 @@ class Watch:
             "counted": self._counted,
             "writable": self._writable,
         }
-        self.samples: dict[str, list[Sample]] = {name: [] for name in (*asked, "waiting")}
-        self._threads = [threading.Thread(target=self._ask, args=item, daemon=True) for item in asked.items()]
+        self.samples: dict[str, list[Sample]] = {name: [] for name in (*sources, "waiting")}
+        self._threads = [threading.Thread(target=self._sample, args=item, daemon=True) for item in sources.items()]
         for thread in self._threads:
             thread.start()
 
@@ -80,14 +80,14 @@ class Watch:
         """Return the reports since a time."""
         return [sample for sample in list(self.samples[name]) if sample[0] >= moment]
 
-    def _ask(self, name: str, what: Callable[[], Any]) -> None:
+    def _sample(self, name: str, ask: Callable[[], Any]) -> None:
         while not self._ended.is_set():
-            said, acknowledged = None, self._acknowledged()
+            report, acknowledged = None, self._acknowledged()
             with suppress(Exception):
-                said = what()
-            self.samples[name].append((time.monotonic(), said))
+                report = ask()
+            self.samples[name].append((time.monotonic(), report))
             if name == "counted":
-                waiting = None if said is None else max(0, acknowledged - said)
+                waiting = None if report is None else max(0, acknowledged - report)
                 self.samples["waiting"].append((time.monotonic(), waiting))
             self._ended.wait(EVERY_SECONDS)
 

@@ -78,10 +78,10 @@ def find_go() -> str:
     go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if go is None:
         raise BuildError(f"go is not on the PATH. {remedy}")
-    shown = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout.strip()
-    version = re.match(r"go(\d+)\.(\d+)", shown)
+    go_version = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout.strip()
+    version = re.match(r"go(\d+)\.(\d+)", go_version)
     if version is None or (int(version[1]), int(version[2])) < least:
-        raise BuildError(f"{go} is {shown or 'of an unknown version'}. {remedy}")
+        raise BuildError(f"{go} is {go_version or 'of an unknown version'}. {remedy}")
     return go
 
 

@@ -70,8 +70,8 @@ class KindCluster:
             return []
         states = []
         for node in _kind("get", "nodes", "--name", self._name).split():
-            shown = _run(["docker", "inspect", "--format", "{{.State.Status}}", node]).strip()
-            states.append(Health(node, well=shown == "running", text=shown))
+            status = _run(["docker", "inspect", "--format", "{{.State.Status}}", node]).strip()
+            states.append(Health(node, well=status == "running", text=status))
         return states
 
     def load_images(self, names: Sequence[str], say: Say) -> None:

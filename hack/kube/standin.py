@@ -14,10 +14,10 @@ from pathlib import Path
 import yaml
 
 from kube.controlplane import ControlPlane
-from tidemill_operator.actuators.kubernetes.api import KINDS, PIPELINE, POD, Api, Document, Kind, load
+from tidemill_operator.actuators.kubernetes.api import KINDS, PIPELINE, POD, Api, Document, Kind, load_configuration
 from tidemill_operator.cluster import rbac
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.plan.render import marks
+from tidemill_operator.plan.render import object_metadata
 from tidemill_operator.resource.crd import definition
 
 HOME, ACCOUNT = "tidemill-system", "tidemill-operator"
@@ -48,7 +48,7 @@ def install(plane: ControlPlane) -> Api:
     """
     for kind in _FURTHER:
         KINDS[kind.kind] = kind
-    api = Api(load({"KUBECONFIG": str(plane.kubeconfig)}))
+    api = Api(load_configuration({"KUBECONFIG": str(plane.kubeconfig)}))
     api.apply(definition())
     for document in _installation():
         api.apply(document)
@@ -122,13 +122,18 @@ def environment(kubeconfig: Path, servers_of: dict[str, str], *, pod: str, ports
     }
 
 
-def run_pods(api: Api, stopping: threading.Event, *, interval_seconds: float = 0.2, held: Collection[str] = ()) -> None:
-    """Mark each pod as ready, as a kubelet would, until stopped. Pods in held namespaces remain pending."""
+def run_pods(
+    api: Api, stopping: threading.Event, *, interval_seconds: float = 0.2, pending_namespaces: Collection[str] = ()
+) -> None:
+    """Mark each pod as ready, as a kubelet would, until stopped. Pods in `pending_namespaces` remain pending."""
     ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     while not stopping.wait(interval_seconds):
         try:
-            for pod in api.list(POD, selector=f"{marks.MANAGED_BY}={marks.MANAGER}"):
-                waits = pod.get("status", {}).get("phase") != "Running" and pod["metadata"]["namespace"] not in held
+            for pod in api.list(POD, selector=f"{object_metadata.MANAGED_BY}={object_metadata.MANAGER}"):
+                waits = (
+                    pod.get("status", {}).get("phase") != "Running"
+                    and pod["metadata"]["namespace"] not in pending_namespaces
+                )
                 if waits and not pod["metadata"].get("deletionTimestamp"):
                     named = {key: pod["metadata"][key] for key in ("name", "namespace")}
                     body = {"apiVersion": "v1", "kind": "Pod", "metadata": named, "status": ready}

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from sim.compare import compare
 from sim.report import print_tables, write
-from sim.shapes import recorded, shapes
+from sim.shapes import recorded_shapes, shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="folder for JSON and pictures")
     arguments = parser.parse_args()
     folder = os.environ.get("NAB_DIR")
-    chosen = [*shapes(arguments.seed), *(recorded(Path(folder), skip=arguments.skip) if folder else ())]
+    chosen = [*shapes(arguments.seed), *(recorded_shapes(Path(folder), skip=arguments.skip) if folder else ())]
     chosen = [shape for shape in chosen if not arguments.only or arguments.only in shape.name]
     if not chosen:
         print(f"--only: no shape's name contains '{arguments.only}'", file=sys.stderr)

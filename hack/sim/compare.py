@@ -164,10 +164,10 @@ def shortfalls(comparison: Comparison) -> Iterator[str]:
         other = rival.result
         if other is None or not is_better(other, own):
             continue
-        tuned = "none" if rival.answer is None else described(rival.answer)
-        yield f"{own.shape}: {described(other)} is better than {described(own)}; as good with other settings: {tuned}"
+        tuned = "none" if rival.answer is None else describe(rival.answer)
+        yield f"{own.shape}: {describe(other)} is better than {describe(own)}; as good with other settings: {tuned}"
 
 
-def described(result: Result) -> str:
+def describe(result: Result) -> str:
     """Return a policy's name, replica-hours and changes as text."""
     return f"{result.policy} ({result.replica_hours:.2f} h, {result.changes} changes)"

@@ -12,7 +12,7 @@ from itertools import groupby
 from sim.run import POLL_SECONDS
 from sim.shapes import Shape
 from sim.world import STEP_SECONDS, Setup
-from tidemill_operator.scaling.need import shares
+from tidemill_operator.scaling.need import assign_partitions
 
 
 def fewest_hours(shape: Shape, changes: int, setup: Setup | None = None) -> float:
@@ -42,7 +42,9 @@ def fewest_hours(shape: Shape, changes: int, setup: Setup | None = None) -> floa
 def _needed(shape: Shape, setup: Setup) -> list[int]:
     """Return the fewest replicas that keep up with the load, for the interval of each poll."""
     total, partitions = sum(shape.weights), setup.partitions
-    fullest = [max(sum(share) / total for share in shares(shape.weights, n)) for n in range(1, partitions + 1)]
+    fullest = [
+        max(sum(share) / total for share in assign_partitions(shape.weights, n)) for n in range(1, partitions + 1)
+    ]
     polls, steps = int(shape.seconds / POLL_SECONDS), round(POLL_SECONDS / STEP_SECONDS)
     needed = []
     for poll in range(polls):

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tidemill_operator.scaling import Figures, Settings, State, decide
+from tidemill_operator.scaling import ScalingFigures, Settings, State, decide
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class View:
     now: float
     replicas: int
     partitions: int
-    figures: Figures | None
+    figures: ScalingFigures | None
     busy: float
 
 
@@ -154,7 +154,7 @@ class Flink:
             return view.replicas, "window"
         wanted = self._parallelism(view)
         if wanted < view.replicas:
-            wanted = self._delayed(wanted, view)
+            wanted = self._delay_decrease(wanted, view)
         else:
             self._down.clear()
             self._down_since = None
@@ -188,7 +188,7 @@ class Flink:
         most = view.partitions if wanted > view.replicas else view.replicas
         return next((p for p in range(wanted, most + 1) if view.partitions % p == 0), wanted)
 
-    def _delayed(self, wanted: int, view: View) -> int:
+    def _delay_decrease(self, wanted: int, view: View) -> int:
         """Return fewer replicas only if fewer were wanted for the whole interval: the highest of these numbers."""
         self._down_since = view.now if self._down_since is None else self._down_since
         self._down.append((view.now, wanted))

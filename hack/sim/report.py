@@ -47,7 +47,7 @@ def print_tables(comparisons: Sequence[Comparison], console: Console) -> None:
         console.print("At equal service, no policy needs fewer replica-hours or fewer changes than Tidemill.")
 
 
-def _shown(comparison: Comparison) -> list[tuple[str, Result]]:
+def _shown_results(comparison: Comparison) -> list[tuple[str, Result]]:
     """Return the names and results of Tidemill, of some other settings, and of the rivals."""
     rows = [("tidemill", comparison.own)]
     rows += [(other.policy, other) for other in comparison.others if other.policy in _SHOWN]
@@ -61,7 +61,7 @@ def _table(comparison: Comparison) -> Table:
     table = Table("policy", *(name for name, _ in _COLUMNS), title=comparison.shape.name, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, result in _shown(comparison):
+    for name, result in _shown_results(comparison):
         table.add_row(name, *(show(result) for _, show in _COLUMNS), style="bold" if name == "tidemill" else None)
     return table
 

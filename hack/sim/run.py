@@ -10,7 +10,7 @@ from typing import Any
 
 from sim.policies import Policy, View
 from sim.shapes import Shape
-from sim.world import STEP_SECONDS, Setup, World
+from sim.world import STEP_SECONDS, Setup, Simulation
 
 POLL_SECONDS = 15.0
 # The allowed total lag in events. The service of a policy is the time above this lag.
@@ -66,7 +66,7 @@ class Result:
 def run(shape: Shape, policy: Policy, setup: Setup | None = None) -> Result:
     """Run a policy on a shape, beginning with one replica."""
     setup = setup or Setup()
-    world = World(setup, shape.weights)
+    world = Simulation(setup, shape.weights)
     trace: list[Point] = []
     hours = lag_sum = lag_max = over = stretch = longest = peak = 0.0
     polls = round(POLL_SECONDS / STEP_SECONDS)
@@ -80,7 +80,7 @@ def run(shape: Shape, policy: Policy, setup: Setup | None = None) -> Result:
             replicas, reason = policy.decide(view)
             trace.append(Point(t, rate, world.lag, replicas, reason))
             world.scale(replicas)
-            world.polled()
+            world.reset_averages()
         world.step(rate, database=shape.database(t), stuck=shape.stuck(t))
         lag = world.lag
         hours += world.replicas * STEP_SECONDS / 3600

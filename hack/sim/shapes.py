@@ -90,7 +90,7 @@ def shapes(seed: int = 1) -> list[Shape]:
     ]
 
 
-def recorded(folder: Path, *, peak: float = 80_000.0, skip: float = 0.0, hours: float = 12.0) -> Iterator[Shape]:
+def recorded_shapes(folder: Path, *, peak: float = 80_000.0, skip: float = 0.0, hours: float = 12.0) -> Iterator[Shape]:
     """Yield shapes from recordings of traffic and cloud figures in a copy of the Numenta Anomaly Benchmark.
 
     A recording has a value for each five minutes. The rate is interpolated linearly between values.

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tidemill_operator.scaling import Figures, PartitionFigures
+from tidemill_operator.scaling import PartitionFigures, ScalingFigures
 
 STEP_SECONDS = 2.5
 
@@ -37,7 +37,7 @@ class Setup:
     pause_seconds: float = 5.0
 
 
-class World:
+class Simulation:
     """The simulated platform, in which a policy's replicas process a shape's events."""
 
     def __init__(self, setup: Setup, weights: Sequence[float], *, replicas: int = 1) -> None:
@@ -98,7 +98,7 @@ class World:
         self.now += STEP_SECONDS
 
     def _work(self, database: float, stuck: frozenset[int]) -> None:
-        done, fullest = self._wanted(stuck)
+        done, fullest = self._processable(stuck)
         total, allowed = sum(done), database * STEP_SECONDS
         share = min(1.0, allowed / total) if total else 1.0
         self._limited_steps += share < 1.0
@@ -106,7 +106,7 @@ class World:
         for partition, events in enumerate(done):
             self._consumed[partition] += events * share
 
-    def _wanted(self, stuck: frozenset[int]) -> tuple[list[float], float]:
+    def _processable(self, stuck: frozenset[int]) -> tuple[list[float], float]:
         """Return the events of each partition that replicas can process now, and the use of the busiest replica."""
         most, partitions = self.setup.capacity * STEP_SECONDS, self.setup.partitions
         done, fullest, first = [0.0] * partitions, 0.0, 0
@@ -121,14 +121,14 @@ class World:
             first = behind
         return done, fullest
 
-    def figures(self) -> Figures:
+    def figures(self) -> ScalingFigures:
         """Return the current figures, as Tidemill would read them."""
         partitions = {
             p: PartitionFigures(0, int(self._end[p]), int(self._consumed[p]), int(self._consumed[p]))
             for p in range(self.setup.partitions)
         }
         limited = self._steps > 0 and self._limited_steps * 2 > self._steps
-        return Figures(
+        return ScalingFigures(
             partitions,
             ready=self.joined,
             rebalancing=self.now < self._paused_until,
@@ -140,6 +140,6 @@ class World:
         """Return the mean use of the busiest replica since the last poll, from 0 to 1."""
         return self._busy_sum / self._steps if self._steps else 0.0
 
-    def polled(self) -> None:
+    def reset_averages(self) -> None:
         """Reset the averages after a poll."""
         self._limited_steps, self._steps, self._busy_sum = 0, 0, 0.0

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from tidemill_contract import trust
+from tidemill_contract import tls
 
 _VARIABLE, _CA = "TIDEMILL_POSTGRES_URL", "TIDEMILL_POSTGRES_CA"
-_CHECKING = ("require", "verify-ca", "verify-full")
-_MODES = ("disable", "allow", "prefer", *_CHECKING)
+_CHECKING_MODES = ("require", "verify-ca", "verify-full")
+_MODES = ("disable", "allow", "prefer", *_CHECKING_MODES)
 # Connection parameters that Tidemill sets itself, so their values in the URL are ignored.
-_LEFT_OUT = ("application_name", "connect_timeout", "fallback_application_name", "keepalives", "tcp_user_timeout")
+_IGNORED = ("application_name", "connect_timeout", "fallback_application_name", "keepalives", "tcp_user_timeout")
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class PostgresAddress:
     def url(self) -> str:
         """Return the URL with the password, which must not be logged."""
         login = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
-        trusted = f"&sslrootcert={quote(self.sslrootcert, safe='')}" if self.sslrootcert else ""
+        certificate_parameter = f"&sslrootcert={quote(self.sslrootcert, safe='')}" if self.sslrootcert else ""
         database = quote(self.database, safe="")
-        return f"postgresql://{login}@{self.host}:{self.port}/{database}?sslmode={self.sslmode}{trusted}"
+        return f"postgresql://{login}@{self.host}:{self.port}/{database}?sslmode={self.sslmode}{certificate_parameter}"
 
     @property
     def tls(self) -> dict[str, Any]:
@@ -74,37 +74,37 @@ class PostgresAddress:
         parts = urlsplit(url)
         if parts.scheme not in ("postgresql", "postgres") or not parts.hostname or not parts.username:
             raise ValueError("TIDEMILL_POSTGRES_URL: write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-        said = dict(parse_qsl(parts.query, keep_blank_values=True))
-        trusted = _trusted(said, ca)
+        parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
+        root_certificate = _root_certificate(parameters, ca)
         return cls(
             host=parts.hostname,
             port=parts.port or 5432,
             database=unquote(parts.path.lstrip("/")) or "postgres",
             user=unquote(parts.username),
             password=unquote(parts.password or ""),
-            sslmode=_mode(said, trusted),
-            sslrootcert=trusted,
+            sslmode=_mode(parameters, root_certificate),
+            sslrootcert=root_certificate,
         )
 
 
-def _trusted(said: Mapping[str, str], ca: str) -> str:
-    for name in said:
-        if name not in ("sslmode", "sslrootcert") and not name.startswith(_LEFT_OUT):
+def _root_certificate(parameters: Mapping[str, str], ca: str) -> str:
+    for name in parameters:
+        if name not in ("sslmode", "sslrootcert") and not name.startswith(_IGNORED):
             raise ValueError(
                 f"{_VARIABLE}: the parameter {name} is not supported; remove it (supported: sslmode, sslrootcert)"
             )
     if ca:
-        return trust.authority(_CA, ca)
-    return trust.authority(f"{_VARIABLE}: sslrootcert", said.get("sslrootcert", ""))
+        return tls.ca_path(_CA, ca)
+    return tls.ca_path(f"{_VARIABLE}: sslrootcert", parameters.get("sslrootcert", ""))
 
 
-def _mode(said: Mapping[str, str], trusted: str) -> str:
-    mode = said.get("sslmode") or ("verify-full" if trusted else "prefer")
+def _mode(parameters: Mapping[str, str], ca_file: str) -> str:
+    mode = parameters.get("sslmode") or ("verify-full" if ca_file else "prefer")
     if mode not in _MODES:
         raise ValueError(f"{_VARIABLE}: sslmode {mode!r} is not one of {', '.join(_MODES)}")
-    if trusted and mode not in _CHECKING:
+    if ca_file and mode not in _CHECKING_MODES:
         raise ValueError(
-            f"{_VARIABLE}: sslmode={mode} does not check the server's certificate, so the authority in {trusted}"
+            f"{_VARIABLE}: sslmode={mode} does not check the server's certificate, so the authority in {ca_file}"
             " would have no effect: write sslmode=verify-full"
         )
     return mode

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from tidemill_contract.files import read_text
-from tidemill_operator.settings import Platform, flag, json_text, listed, number
+from tidemill_operator.settings import Platform, read_flag, read_json_text, read_list, read_number
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _PULL_POLICIES = ("IfNotPresent", "Always", "Never")
@@ -25,7 +25,7 @@ _INGEST_LIMITS = (
 )
 _API_LIMITS = ("TIDEMILL_API_KEYLESS_CONNECTIONS", "TIDEMILL_API_KEYLESS_PER_ADDRESS")
 _HOSTS, _CONNECTIONS = "TIDEMILL_ALLOWED_HOSTS", "TIDEMILL_HTTP_CONNECTIONS"
-_MOST_AMOUNT = 10**12
+_MAX_AMOUNT = 10**12
 _MEMORY = re.compile(r"[1-9][0-9]{0,12}(k|M|G|Ki|Mi|Gi)?")
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -45,14 +45,14 @@ class ConnectWorkers:
     """The settings of the Connect workers in each namespace.
 
     Attributes:
-        caller: the namespace that may call the workers, i.e. the operator's namespace.
+        caller_namespace: the namespace that may call the workers, i.e. the operator's namespace.
     """
 
     image: str
     replicas: int = 1
     memory: str = "1Gi"
     egress_ports: tuple[int, ...] = ()
-    caller: str = ""
+    caller_namespace: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Placement:
     environment: Mapping[str, str] = field(default_factory=dict)
     ingest: Mapping[str, str] = field(default_factory=dict)
     api: Mapping[str, str] = field(default_factory=dict)
-    called: Mapping[str, str] = field(default_factory=dict)
+    http_environment: Mapping[str, str] = field(default_factory=dict)
     connections: Mapping[str, str] = field(default_factory=dict, repr=False)
     resilience: str = ""
     egress_ports: tuple[int, ...] = ()
@@ -106,21 +106,22 @@ class ClusterSettings:
         pod = environ.get("TIDEMILL_POD_NAME") or environ.get("HOSTNAME", "")
         if not pod:
             raise ValueError("TIDEMILL_POD_NAME: set it to the pod's own name (fieldRef metadata.name)")
-        kafka = json_text(environ, "TIDEMILL_KAFKA_CONFIG")
+        kafka = read_json_text(environ, "TIDEMILL_KAFKA_CONFIG")
         return cls(
-            namespaces=listed(environ, "TIDEMILL_WATCH_NAMESPACES"),
-            operator_namespace=_needed(environ, "TIDEMILL_OPERATOR_NAMESPACE"),
+            namespaces=read_list(environ, "TIDEMILL_WATCH_NAMESPACES"),
+            operator_namespace=_required(environ, "TIDEMILL_OPERATOR_NAMESPACE"),
             pod_name=pod,
             placement=_placement(platform, environ),
-            webhook_port=number(environ, "TIDEMILL_WEBHOOK_PORT", cls.webhook_port, least=0, most=65_535),
+            webhook_port=read_number(environ, "TIDEMILL_WEBHOOK_PORT", cls.webhook_port, least=0, most=65_535),
             webhook_service=environ.get("TIDEMILL_WEBHOOK_SERVICE") or cls.webhook_service,
             webhook_configuration=environ.get("TIDEMILL_WEBHOOK_CONFIGURATION") or cls.webhook_configuration,
             webhook_secret=environ.get("TIDEMILL_WEBHOOK_SECRET") or cls.webhook_secret,
-            status_port=number(environ, "TIDEMILL_STATUS_PORT", cls.status_port, least=0, most=65_535),
+            status_port=read_number(environ, "TIDEMILL_STATUS_PORT", cls.status_port, least=0, most=65_535),
             lease_name=environ.get("TIDEMILL_LEASE_NAME") or cls.lease_name,
-            drift_seconds=float(number(environ, "TIDEMILL_DRIFT_SECONDS", int(cls.drift_seconds), most=86_400)),
-            log_level=_one_of(environ, "TIDEMILL_LOG_LEVEL", cls.log_level, _LEVELS),
-            shared_kafka_login=bool(kafka) and (json_text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or kafka) == kafka,
+            drift_seconds=float(read_number(environ, "TIDEMILL_DRIFT_SECONDS", int(cls.drift_seconds), most=86_400)),
+            log_level=_choice(environ, "TIDEMILL_LOG_LEVEL", cls.log_level, _LEVELS),
+            shared_kafka_login=bool(kafka)
+            and (read_json_text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or kafka) == kafka,
         )
 
     def warnings(self) -> list[str]:
@@ -136,36 +137,36 @@ class ClusterSettings:
 
 def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
     postgres = platform.postgres
-    workload_kafka = json_text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or json_text(environ, "TIDEMILL_KAFKA_CONFIG")
+    kafka = read_json_text(environ, "TIDEMILL_KAFKA_CONFIG")
     connections = {
         "redis-url": platform.redis_url,
-        "kafka.json": workload_kafka,
+        "kafka.json": read_json_text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or kafka,
         "postgres-ca.crt": _certificates("TIDEMILL_POSTGRES_CA", postgres.sslrootcert),
         "redis-ca.crt": _certificates("TIDEMILL_REDIS_CA", _redis_authority(platform)),
     }
     resilience = platform.resilience_file
     return Placement(
-        images={part: _needed(environ, f"TIDEMILL_IMAGE_{part.upper()}") for part in _COMPONENTS},
-        pull_policy=_one_of(environ, "TIDEMILL_IMAGE_PULL_POLICY", "IfNotPresent", _PULL_POLICIES),
-        pull_secrets=listed(environ, "TIDEMILL_IMAGE_PULL_SECRETS"),
+        images={part: _required(environ, f"TIDEMILL_IMAGE_{part.upper()}") for part in _COMPONENTS},
+        pull_policy=_choice(environ, "TIDEMILL_IMAGE_PULL_POLICY", "IfNotPresent", _PULL_POLICIES),
+        pull_secrets=read_list(environ, "TIDEMILL_IMAGE_PULL_SECRETS"),
         environment={
             "TIDEMILL_KAFKA_BROKERS": platform.kafka_brokers,
             "TIDEMILL_POSTGRES_HOST": postgres.host,
             "TIDEMILL_POSTGRES_PORT": str(postgres.port),
             "TIDEMILL_POSTGRES_DATABASE": postgres.database,
             "TIDEMILL_POSTGRES_SSLMODE": postgres.sslmode,
-            "TIDEMILL_LOG_LEVEL": _one_of(environ, "TIDEMILL_LOG_LEVEL", "INFO", _LEVELS),
+            "TIDEMILL_LOG_LEVEL": _choice(environ, "TIDEMILL_LOG_LEVEL", "INFO", _LEVELS),
         },
-        ingest={name: _amount(environ, name) for name in _INGEST_LIMITS if environ.get(name)},
-        api={name: _amount(environ, name) for name in _API_LIMITS if environ.get(name)},
-        called={
+        ingest={name: _checked_number(environ, name) for name in _INGEST_LIMITS if environ.get(name)},
+        api={name: _checked_number(environ, name) for name in _API_LIMITS if environ.get(name)},
+        http_environment={
             **({_HOSTS: environ[_HOSTS]} if environ.get(_HOSTS) else {}),
-            **({_CONNECTIONS: _amount(environ, _CONNECTIONS, least=1)} if environ.get(_CONNECTIONS) else {}),
+            **({_CONNECTIONS: _checked_number(environ, _CONNECTIONS, least=1)} if environ.get(_CONNECTIONS) else {}),
         },
         connections={name: text for name, text in connections.items() if text},
         resilience=read_text(resilience) if resilience else "",
-        egress_ports=_egress(platform, environ),
-        network_policies=flag(environ, "TIDEMILL_NETWORK_POLICIES", True),
+        egress_ports=_egress_ports(platform, environ),
+        network_policies=read_flag(environ, "TIDEMILL_NETWORK_POLICIES", True),
         exposure=_exposure(environ),
         connect=_connect(environ),
     )
@@ -180,19 +181,19 @@ def _connect(environ: Mapping[str, str]) -> ConnectWorkers | None:
         raise ValueError(f"TIDEMILL_CONNECT_MEMORY: {memory!r} is not an amount of memory; write one such as 1Gi")
     return ConnectWorkers(
         image,
-        replicas=number(environ, "TIDEMILL_CONNECT_REPLICAS", ConnectWorkers.replicas, most=100),
+        replicas=read_number(environ, "TIDEMILL_CONNECT_REPLICAS", ConnectWorkers.replicas, most=100),
         memory=memory,
         egress_ports=_port_numbers(environ, "TIDEMILL_CONNECT_EGRESS_PORTS"),
-        caller=environ.get("TIDEMILL_OPERATOR_NAMESPACE", ""),
+        caller_namespace=environ.get("TIDEMILL_OPERATOR_NAMESPACE", ""),
     )
 
 
 def _port_numbers(environ: Mapping[str, str], name: str) -> tuple[int, ...]:
-    return tuple(number({name: text}, name, _DNS_PORT, most=65_535) for text in listed(environ, name))
+    return tuple(read_number({name: text}, name, _DNS_PORT, most=65_535) for text in read_list(environ, name))
 
 
-def _amount(environ: Mapping[str, str], name: str, *, least: int = 0) -> str:
-    number(environ, name, least, least=least, most=_MOST_AMOUNT)
+def _checked_number(environ: Mapping[str, str], name: str, *, least: int = 0) -> str:
+    read_number(environ, name, least, least=least, most=_MAX_AMOUNT)
     return environ[name]
 
 
@@ -215,11 +216,11 @@ def _exposure(environ: Mapping[str, str]) -> Exposure | None:
     )
 
 
-def _egress(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
+def _egress_ports(platform: Platform, environ: Mapping[str, str]) -> tuple[int, ...]:
     brokers = [int(broker.rpartition(":")[2]) for broker in platform.kafka_brokers.split(",") if ":" in broker]
     redis = [urlsplit(platform.redis_url).port or _REDIS_PORT] if platform.redis_url else []
-    more = _port_numbers(environ, "TIDEMILL_EGRESS_PORTS")
-    return tuple(sorted({*brokers, *redis, *more, *([platform.postgres.port] if platform.postgres.port else [])}))
+    extra = _port_numbers(environ, "TIDEMILL_EGRESS_PORTS")
+    return tuple(sorted({*brokers, *redis, *extra, *([platform.postgres.port] if platform.postgres.port else [])}))
 
 
 def _redis_authority(platform: Platform) -> str:
@@ -239,14 +240,14 @@ def _certificates(variable: str, path: str) -> str:
     return text
 
 
-def _needed(environ: Mapping[str, str], name: str) -> str:
+def _required(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name, "")
     if not value:
         raise ValueError(f"{name}: is not set, and the operator cannot run without it")
     return value
 
 
-def _one_of(environ: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
+def _choice(environ: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
     value = environ.get(name) or default
     if value not in choices:
         raise ValueError(f"{name}: {value!r} is not one of {', '.join(choices)}")

@@ -66,5 +66,5 @@ class TidemillError(Exception):
         self.reason, self.message, self.remedy = reason, message, remedy
 
 
-class NotOurTurn(TidemillError):
+class LockNotHeldError(TidemillError):
     """Another operator holds the pipeline's lock, or has become leader."""

@@ -31,7 +31,7 @@ class Component(StrEnum):
     LOOKUPS = "lookups"
 
 
-OF_WORKLOAD: Mapping[str, Component] = {
+COMPONENT_OF_WORKLOAD: Mapping[str, Component] = {
     "processor": Component.PROCESSORS,
     "replay": Component.PROCESSORS,
     "stage": Component.PROCESSORS,
@@ -93,7 +93,7 @@ def waiting(
     return Outcome(Rank.WAITING, component, name, reason, message, changed, observed or {}, serving)
 
 
-def lacking(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
+def with_missing_keys(outcome: Outcome, missing: Iterable[tuple[str, str]]) -> Outcome:
     """If keys of the user's Secrets are missing, return a Waiting outcome instead of a Done outcome."""
     missing_keys = ", ".join(f"Secret {secret} has no key {key}" for secret, key in sorted(set(missing)))
     if not missing_keys or outcome.rank is not Rank.DONE:
@@ -110,7 +110,7 @@ def failed(component: Component, name: str, error: TidemillError, *, changed: in
 _REASONS = {reason: position for position, reason in enumerate(Reason)}
 
 
-def _weight(outcome: Outcome) -> tuple[int, bool, int, str, str, str]:
+def _severity(outcome: Outcome) -> tuple[int, bool, int, str, str, str]:
     idle = not outcome.serving
     return outcome.rank, idle, _REASONS[outcome.reason], outcome.name, outcome.message, outcome.component
 
@@ -120,7 +120,7 @@ def combine(outcomes: Iterable[Outcome], component: Component) -> Outcome:
     own = [outcome for outcome in outcomes if outcome.component == component]
     if not own:
         return skipped(component, "")
-    worst = max(own, key=_weight)
+    worst = max(own, key=_severity)
     return Outcome(
         worst.rank,
         component,

@@ -12,15 +12,15 @@ from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.build import owner_of
-from tidemill_operator.plan.kafka.slots import view
-from tidemill_operator.plan.kafka.topics import read_topic
+from tidemill_operator.plan.kafka.slots import restrict_to_topic
+from tidemill_operator.plan.kafka.topics import processor_topic
 from tidemill_operator.plan.live import LiveFacts, LiveReplay, LiveSchema, Owner
 from tidemill_operator.plan.model import Plan
-from tidemill_operator.plan.postgres.failing import failing
-from tidemill_operator.plan.postgres.kept import used_up
+from tidemill_operator.plan.postgres.failures import failure_errors
 from tidemill_operator.plan.postgres.lookups import lookup_outcomes
-from tidemill_operator.plan.postgres.losses import losses, missed
-from tidemill_operator.plan.replay import DONE, REPLAYING, finished
+from tidemill_operator.plan.postgres.losses import loss_errors, missed_text
+from tidemill_operator.plan.postgres.retention import quota_errors
+from tidemill_operator.plan.replay import DONE, REPLAYING, finished_replay
 from tidemill_operator.plan.versions import LIVE
 from tidemill_operator.settings import Platform
 from tidemill_operator.status import Report
@@ -28,7 +28,7 @@ from tidemill_operator.status import Report
 _MAX_MISSED = 1024
 
 
-def reported(
+def build_report(
     pipeline: AnalyticsPipeline,
     plan: Plan,
     live: LiveFacts,
@@ -57,11 +57,11 @@ def reported(
             for row in plan.schema.aggregations
             if row.reader == LIVE
         ],
-        replay=_replayed(pipeline, plan, live.schema),
+        replay=_replay_status(pipeline, plan, live.schema),
         connectors=_connectors(plan, outcomes),
-        lost=_lost(plan, live, owner),
-        full=used_up(pipeline.spec, live.schema, owner),
-        failing=failing(live.schema, owner),
+        loss_errors=_loss_errors(plan, live, owner),
+        quota_errors=quota_errors(pipeline.spec, live.schema, owner),
+        failure_errors=failure_errors(live.schema, owner),
     )
 
 
@@ -77,10 +77,10 @@ def _connectors(plan: Plan, outcomes: Sequence[Outcome]) -> list[Mapping[str, An
     return [outcome.observed for outcome in own if outcome.observed]
 
 
-def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:
-    reader = plan.replay.reader if plan.replay else plan.schema.switched or finished(pipeline, live)
+def _replay_status(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) -> dict[str, Any]:
+    reader = plan.replay.reader if plan.replay else plan.schema.switched_replay or finished_replay(pipeline, live)
     live_replay = live.replays.get(reader, LiveReplay()) if live else LiveReplay()
-    missed_events: dict[str, Any] = {"missed": text[:_MAX_MISSED]} if (text := missed(live_replay.losses)) else {}
+    missed_events: dict[str, Any] = {"missed": text[:_MAX_MISSED]} if (text := missed_text(live_replay.losses)) else {}
     if plan.replay is None:
         return {"reader": reader, "phase": DONE, **missed_events} if reader else {}
     return {
@@ -89,19 +89,19 @@ def _replayed(pipeline: AnalyticsPipeline, plan: Plan, live: LiveSchema | None) 
         "versions": dict(plan.replay.versions),
         "processed": live_replay.processed,
         "left": live_replay.left,
-        "partitionsHandedOver": live_replay.handed,
+        "partitionsHandedOver": live_replay.handed_over,
         **missed_events,
     }
 
 
-def _lost(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
+def _loss_errors(plan: Plan, live: LiveFacts, owner: Owner) -> list[TidemillError]:
     if live.schema is None or live.schema.owner != owner:
         return []
-    if plan.schema.listed:
-        seen = [(name, view(live.schema, name)) for name in plan.schema.listed]
-        return [error for name, schema in seen for error in losses(name, live.topics.get(name), schema)]
-    source = read_topic(plan.topics, plan.namespace, plan.name).name
-    return losses(source, live.topics.get(source), live.schema)
+    if plan.schema.listed_topics:
+        schemas = [(name, restrict_to_topic(live.schema, name)) for name in plan.schema.listed_topics]
+        return [error for name, schema in schemas for error in loss_errors(name, live.topics.get(name), schema)]
+    source = processor_topic(plan.topics, plan.namespace, plan.name).name
+    return loss_errors(source, live.topics.get(source), live.schema)
 
 
 def _aggregation(name: str, version: int, closed_until: int | None) -> dict[str, Any]:

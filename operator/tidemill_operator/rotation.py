@@ -1,4 +1,4 @@
-"""Rotate logins: create new logins, switch once Postgres accepts the new logins, and retire the former logins."""
+"""Rotates logins: creates new logins, switches once Postgres accepts them, and retires the former logins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROTATE = "tidemill.dev/rotate-credentials"
 
 
 @dataclass
-class Logins:
+class LoginRotation:
     """The Postgres logins of one pipeline during one pass.
 
     Attributes:
@@ -30,7 +30,7 @@ class Logins:
     adopt: bool
     now: dt.datetime
     confirm: Callable[[], None] = lambda: None
-    _known: PipelineSecrets | None = field(default=None, repr=False)
+    _secrets: PipelineSecrets | None = field(default=None, repr=False)
 
     def ensure(self) -> list[Outcome]:
         """Ensure the schema and its roles, and activate new logins as soon as Postgres has them.
@@ -39,15 +39,15 @@ class Logins:
             TidemillError: a server does not answer, or a secret has invalid content.
         """
         schema, secrets = self.plan.schema, self.actuators.secrets
-        self._known = secrets.ensure(
+        self._secrets = secrets.ensure(
             self.plan.namespace, self.plan.name, writer=schema.writer, reader=schema.reader, rotate=self.rotate
         )
-        changed = self._known.changed
-        outcomes = self._tell(self._known)
-        if self._known.following and all(outcome.rank <= Rank.DONE for outcome in outcomes):
+        changed = self._secrets.changed
+        outcomes = self._ensure_schema(self._secrets)
+        if self._secrets.staged and all(outcome.rank <= Rank.DONE for outcome in outcomes):
             self.confirm()
-            self._known = secrets.switch(self.plan.namespace, self.plan.name, now=self.now)
-            changed += self._known.changed
+            self._secrets = secrets.switch(self.plan.namespace, self.plan.name, now=self.now)
+            changed += self._secrets.changed
         return [replace(outcome, changed=outcome.changed + changed) for outcome in outcomes]
 
     def retire(self, running: Iterable[Outcome]) -> list[Outcome]:
@@ -56,28 +56,28 @@ class Logins:
         Raises:
             TidemillError: for the same reasons as `ensure`.
         """
-        secrets = self._known
+        secrets = self._secrets
         if secrets is None or secrets.retire_at is None or self.now < secrets.retire_at:
             return []
         if any(outcome.rank > Rank.DONE for outcome in running):
             return []
         self.confirm()
-        self._known = self.actuators.secrets.retire(self.plan.namespace, self.plan.name)
-        return self._tell(self._known)
+        self._secrets = self.actuators.secrets.retire(self.plan.namespace, self.plan.name)
+        return self._ensure_schema(self._secrets)
 
     def status(self) -> dict[str, Any]:
         """Return the last rotation for the status, or an empty mapping."""
-        secrets = self._known
-        if secrets is None or not (secrets.rotated or secrets.following or secrets.retire_at):
+        secrets = self._secrets
+        if secrets is None or not (secrets.completed_rotation or secrets.staged or secrets.retire_at):
             return {}
-        phase = "Staged" if secrets.following else "RollingOut" if secrets.retire_at else "Complete"
-        return {"phase": phase} | ({"rotated": secrets.rotated[-256:]} if secrets.rotated else {})
+        phase = "Staged" if secrets.staged else "RollingOut" if secrets.retire_at else "Complete"
+        return {"phase": phase} | ({"rotated": secrets.completed_rotation[-256:]} if secrets.completed_rotation else {})
 
-    def _tell(self, logins: PipelineSecrets) -> list[Outcome]:
+    def _ensure_schema(self, secrets: PipelineSecrets) -> list[Outcome]:
         return self.actuators.postgres.ensure(
             self.plan.schema,
             owner=self.owner,
-            secrets=logins,
+            secrets=secrets,
             adopt=self.adopt,
             exists=self.actuators.runtime.exists,
         )

@@ -13,8 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from tidemill_contract.resource.spec import ScaledComponent
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.observer.scaling_figures import Watched, WatchedStage
-from tidemill_operator.scaling import Decision, Figures, Settings, State, decide, scaling_status
+from tidemill_operator.observer.scaling_figures import MeasuredPipeline, MeasuredStage
+from tidemill_operator.scaling import Decision, ScalingFigures, Settings, State, decide, scaling_status
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _K = TypeVar("_K", bound=Hashable, contravariant=True)
 class Reader(Protocol):
     """A reader of the figures that a scaling decision needs."""
 
-    def read(self, watched: Watched | WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
+    def read(self, measured: MeasuredPipeline | MeasuredStage, *, ready: int, rolling_out: bool) -> ScalingFigures:
         """Return the current figures."""
         ...
 
@@ -35,12 +35,12 @@ STATUS_MEMBERS: Mapping[ScaledComponent, str] = {"processor": "scaling", "stage"
 """The member of `status` that shows the last scaling decision of each component."""
 SCALING_MEMBERS = tuple(STATUS_MEMBERS.values())
 COMPONENTS = tuple(STATUS_MEMBERS)
-_CALLED: Mapping[ScaledComponent, str] = {"processor": "processors", "stage": "processes of the Python stage"}
+_COMPONENT_LABELS: Mapping[ScaledComponent, str] = {"processor": "processors", "stage": "processes of the Python stage"}
 
 
 def change_text(component: ScaledComponent, decision: Decision) -> str:
     """Describe a change of replicas, such as `1 → 4 processors`."""
-    return f"{decision.current} → {decision.replicas} {_CALLED[component]}"
+    return f"{decision.current} → {decision.replicas} {_COMPONENT_LABELS[component]}"
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Scalable(Generic[P]):
         return f"{self.pipeline} ({self.component})"
 
 
-def targets(pipeline: P) -> list[Scalable[P]]:
+def scalable_components(pipeline: P) -> list[Scalable[P]]:
     """Return the components of a pipeline that may be scaled."""
     return [Scalable(pipeline, component) for component in COMPONENTS]
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningComponent:
     """A running component.
 
     Attributes:
@@ -85,13 +85,13 @@ class Running:
         return None if scaling is None else Settings.of(scaling, spec.processor.flush_interval)
 
     @property
-    def watched(self) -> Watched | WatchedStage:
+    def measured(self) -> MeasuredPipeline | MeasuredStage:
         """Return the topics, the consumer group and the tables from which the component's figures are read."""
-        return Watched.of(self.config) if self.component == "processor" else WatchedStage.of(self.config)
+        return MeasuredPipeline.of(self.config) if self.component == "processor" else MeasuredStage.of(self.config)
 
 
 @dataclass(frozen=True)
-class Memory:
+class SavedScaling:
     """The stored scaling state of a component. `replicas` is None until the first decision."""
 
     state: State = field(default_factory=State)
@@ -102,7 +102,7 @@ class Memory:
         return json.dumps({"replicas": self.replicas, "state": json.loads(self.state.to_json())})
 
     @classmethod
-    def from_json(cls, text: str) -> Memory:
+    def from_json(cls, text: str) -> SavedScaling:
         """Parse the JSON of `to_json`, or return an empty state if the text is invalid."""
         try:
             record = json.loads(text)
@@ -112,35 +112,35 @@ class Memory:
             return cls()
 
 
-class Site(Protocol[_K]):
+class ScalingBackend(Protocol[_K]):
     """Gives access to running components and to stored scaling decisions."""
 
-    def look(self, key: _K) -> Running | None:
+    def find_running(self, key: _K) -> RunningComponent | None:
         """Return the component, or None if it does not run."""
         ...
 
-    def remembered(self, key: _K) -> Memory:
+    def load(self, key: _K) -> SavedScaling:
         """Return the stored state, or a new state if no state is stored."""
         ...
 
-    def remember(self, key: _K, memory: Memory, *, changed: bool) -> None:
+    def save(self, key: _K, memory: SavedScaling, *, changed: bool) -> None:
         """Store the state."""
         ...
 
-    def tell(self, key: _K, decision: Decision) -> None:
+    def report(self, key: _K, decision: Decision) -> None:
         """Report a decision that changes the number of replicas. The decision is already stored."""
         ...
 
 
 @dataclass
-class _Scaled:
+class _PolledComponent:
     """A component that is polled.
 
     Attributes:
         due: the time of the next poll, in monotonic seconds.
     """
 
-    memory: Memory
+    saved: SavedScaling
     status: dict[str, Any] = field(default_factory=dict)
     due: float = 0.0
 
@@ -148,9 +148,9 @@ class _Scaled:
 class Scaler(Generic[K]):
     """A thread-safe scaler that decides on the replicas of components."""
 
-    def __init__(self, site: Site[K], reader: Reader, *, now: Callable[[], float] = time.time) -> None:
-        self._site, self._reader, self._now = site, reader, now
-        self._scaled: dict[K, _Scaled] = {}
+    def __init__(self, backend: ScalingBackend[K], reader: Reader, *, now: Callable[[], float] = time.time) -> None:
+        self._backend, self._reader, self._now = backend, reader, now
+        self._polled: dict[K, _PolledComponent] = {}
         self._lock = threading.Lock()
 
     def poll(self, key: K) -> float | None:
@@ -158,30 +158,30 @@ class Scaler(Generic[K]):
 
         Returns the seconds until the next poll, or None for a component without scaling.
         """
-        seen = self._site.look(key)
-        settings = seen.settings if seen else None
-        if seen is None or settings is None or seen.config.spec.suspend:
-            self._leave(key, for_good=seen is not None and settings is None)
+        running = self._backend.find_running(key)
+        settings = running.settings if running else None
+        if running is None or settings is None or running.config.spec.suspend:
+            self._stop_scaling(key, for_good=running is not None and settings is None)
             return None
-        replicas, scaled = self.replicas(key), self._entry(key)
+        replicas, polled = self.replicas(key), self._entry(key)
         current = settings.floor if replicas is None else replicas
-        figures = self._figures(seen, current) if settings.mode == "lag" else None
-        decision, state = decide(settings, scaled.memory.state, figures, current=current, now=self._now())
+        figures = self._figures(running, current) if settings.mode == "lag" else None
+        decision, state = decide(settings, polled.saved.state, figures, current=current, now=self._now())
         decided = decision.replicas if settings.mode == "lag" else None
         with self._lock:
-            scaled.memory = memory = Memory(state, decided)
-            scaled.status = scaling_status(settings, decision, state)
-            scaled.due = time.monotonic() + settings.poll_seconds
-        self._site.remember(key, memory, changed=decision.changes)
-        if decision.changes:
-            self._site.tell(key, decision)
+            polled.saved = saved = SavedScaling(state, decided)
+            polled.status = scaling_status(settings, decision, state)
+            polled.due = time.monotonic() + settings.poll_seconds
+        self._backend.save(key, saved, changed=decision.changes_replicas)
+        if decision.changes_replicas:
+            self._backend.report(key, decision)
         return settings.poll_seconds
 
-    def rest(self, key: K) -> float:
+    def seconds_to_poll(self, key: K) -> float:
         """Return the seconds until the next poll of a component."""
         with self._lock:
-            scaled = self._scaled.get(key)
-            return max(0.0, scaled.due - time.monotonic()) if scaled else 0.0
+            polled = self._polled.get(key)
+            return max(0.0, polled.due - time.monotonic()) if polled else 0.0
 
     def replicas(self, key: K) -> int | None:
         """Return the number of replicas that scaling has decided on, or None if it is unknown.
@@ -191,27 +191,27 @@ class Scaler(Generic[K]):
         Raises:
             TidemillError: the stored state cannot be read.
         """
-        scaled = self._entry(key)
-        if scaled.memory.replicas is None:
-            return self._site.remembered(key).replicas
-        return scaled.memory.replicas
+        polled = self._entry(key)
+        if polled.saved.replicas is None:
+            return self._backend.load(key).replicas
+        return polled.saved.replicas
 
     def status(self, key: K) -> dict[str, Any]:
         """Return `status.scaling` of the last decision, or an empty mapping."""
         with self._lock:
-            scaled = self._scaled.get(key)
-            return dict(scaled.status) if scaled else {}
+            polled = self._polled.get(key)
+            return dict(polled.status) if polled else {}
 
     def decisions(self) -> Mapping[K, int | None]:
         """Return the number of replicas that scaling has decided on, for each component."""
         with self._lock:
-            return {key: scaled.memory.replicas for key, scaled in self._scaled.items()}
+            return {key: polled.saved.replicas for key, polled in self._polled.items()}
 
     def history(self, key: K) -> list[dict[str, Any]]:
         """Return the last decisions, oldest first."""
         with self._lock:
-            scaled = self._scaled.get(key)
-            records = scaled.memory.state.decisions if scaled else ()
+            polled = self._polled.get(key)
+            records = polled.saved.state.decisions if polled else ()
         return [
             {
                 "at": record.at,
@@ -227,34 +227,34 @@ class Scaler(Generic[K]):
     def forget(self, key: K) -> None:
         """Forget a component, but keep its stored state."""
         with self._lock:
-            self._scaled.pop(key, None)
+            self._polled.pop(key, None)
 
-    def _entry(self, key: K) -> _Scaled:
+    def _entry(self, key: K) -> _PolledComponent:
         with self._lock:
-            scaled = self._scaled.get(key)
-        if scaled is not None:
-            return scaled
-        memory = self._site.remembered(key)
+            polled = self._polled.get(key)
+        if polled is not None:
+            return polled
+        saved = self._backend.load(key)
         with self._lock:
-            return self._scaled.setdefault(key, _Scaled(memory))
+            return self._polled.setdefault(key, _PolledComponent(saved))
 
-    def _leave(self, key: K, *, for_good: bool) -> None:
+    def _stop_scaling(self, key: K, *, for_good: bool) -> None:
         """Stop scaling a component. If `for_good` is true, clear the stored state too."""
         with self._lock:
-            scaled = self._scaled.get(key)
-            if scaled is None:
+            polled = self._polled.get(key)
+            if polled is None:
                 return
-            scaled.status = {}
-            stale = for_good and scaled.memory != Memory()
+            polled.status = {}
+            stale = for_good and polled.saved != SavedScaling()
             if stale:
-                scaled.memory = Memory()
+                polled.saved = SavedScaling()
         if stale:
-            self._site.remember(key, Memory(), changed=False)
+            self._backend.save(key, SavedScaling(), changed=False)
 
-    def _figures(self, seen: Running, current: int) -> Figures | None:
-        config = seen.config
+    def _figures(self, running: RunningComponent, current: int) -> ScalingFigures | None:
+        config = running.config
         try:
-            return self._reader.read(seen.watched, ready=seen.ready, rolling_out=seen.settled != current)
+            return self._reader.read(running.measured, ready=running.ready, rolling_out=running.settled != current)
         except TidemillError as error:
-            _log.info("%s/%s (%s): no figures: %s", config.namespace, config.name, seen.component, error)
+            _log.info("%s/%s (%s): no figures: %s", config.namespace, config.name, running.component, error)
             return None

@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from tidemill_contract import trust
+from tidemill_contract import tls
 from tidemill_contract.files import read_text
-from tidemill_contract.resource.rules import Limits
+from tidemill_contract.resource.rules import TopicLimits
 from tidemill_operator.addresses import PostgresAddress
 
 Runtime = Literal["local", "kubernetes"]
 _PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,249}")
 STRIMZI_SECRETS = "${secrets:{namespace}/{name}:{key}}"
 """Reference to a Secret's key, for workers whose provider `secrets` is Strimzi's KubernetesSecretConfigProvider."""
-_CONNECTS = ("TIDEMILL_CONNECT_URL", "TIDEMILL_CONNECT_STRIMZI", "TIDEMILL_CONNECT_IMAGE")
+_CONNECT_VARIABLES = ("TIDEMILL_CONNECT_URL", "TIDEMILL_CONNECT_STRIMZI", "TIDEMILL_CONNECT_IMAGE")
 _STRIMZI = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 WORKER_SECRETS = "${directory:/etc/tidemill/secrets:{file}}"
 """Reference to a Secret's key, for the operator's Connect workers. These workers mount each key as a file."""
-NOWHERE = PostgresAddress("", 0, "", "", "")
+NO_POSTGRES = PostgresAddress("", 0, "", "", "")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Platform:
     cluster_id: str = "local"
     kafka_brokers: str = ""
     kafka_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    postgres: PostgresAddress = NOWHERE
+    postgres: PostgresAddress = NO_POSTGRES
     redis_url: str = ""
     redis_ca: str = ""
     partitions: int = 4
@@ -72,43 +72,47 @@ class Platform:
             raise ValueError(f"TIDEMILL_RUNTIME: {runtime!r} is neither local nor kubernetes")
         in_cluster = runtime == "kubernetes"
         redis_url, redis_ca = environ.get("TIDEMILL_REDIS_URL", ""), environ.get("TIDEMILL_REDIS_CA", "")
-        trust.redis_options(redis_url, redis_ca)
+        tls.redis_options(redis_url, redis_ca)
         file = environ.get("TIDEMILL_RESILIENCE_FILE")
-        _one_connect(environ, in_cluster)
+        _check_single_connect(environ, in_cluster)
         return cls(
             runtime="kubernetes" if in_cluster else "local",
             cluster_id=environ.get("TIDEMILL_CLUSTER_ID", "local"),
             kafka_brokers=environ.get("TIDEMILL_KAFKA_BROKERS", ""),
-            kafka_config=json.loads(json_text(environ, "TIDEMILL_KAFKA_CONFIG") or "{}"),
-            postgres=PostgresAddress.from_env(environ) or NOWHERE,
+            kafka_config=json.loads(read_json_text(environ, "TIDEMILL_KAFKA_CONFIG") or "{}"),
+            postgres=PostgresAddress.from_env(environ) or NO_POSTGRES,
             redis_url=redis_url,
-            redis_ca=trust.authority("TIDEMILL_REDIS_CA", redis_ca),
-            partitions=number(environ, "TIDEMILL_DEFAULT_PARTITIONS", 6 if in_cluster else 4, most=1024),
-            replication_factor=number(environ, "TIDEMILL_DEFAULT_REPLICATION_FACTOR", 3 if in_cluster else 1, most=15),
-            auth_required=flag(environ, "TIDEMILL_AUTH_REQUIRED", in_cluster),
-            topic_prefixes=listed(environ, "TIDEMILL_TOPIC_PREFIXES"),
+            redis_ca=tls.ca_path("TIDEMILL_REDIS_CA", redis_ca),
+            partitions=read_number(environ, "TIDEMILL_DEFAULT_PARTITIONS", 6 if in_cluster else 4, most=1024),
+            replication_factor=read_number(
+                environ, "TIDEMILL_DEFAULT_REPLICATION_FACTOR", 3 if in_cluster else 1, most=15
+            ),
+            auth_required=read_flag(environ, "TIDEMILL_AUTH_REQUIRED", in_cluster),
+            topic_prefixes=read_list(environ, "TIDEMILL_TOPIC_PREFIXES"),
             readable_topics=_patterns(environ, "TIDEMILL_READABLE_TOPICS"),
             resilience_file=Path(file) if file else None,
-            replication_throttle=number(environ, "TIDEMILL_REPLICATION_THROTTLE", 50_000_000, least=0, most=10**12),
-            recreate_topics=flag(environ, "TIDEMILL_RECREATE_TOPICS", False),
-            offsets_replication=number(environ, "TIDEMILL_OFFSETS_REPLICATION_FACTOR", 0, least=0, most=15),
+            replication_throttle=read_number(
+                environ, "TIDEMILL_REPLICATION_THROTTLE", 50_000_000, least=0, most=10**12
+            ),
+            recreate_topics=read_flag(environ, "TIDEMILL_RECREATE_TOPICS", False),
+            offsets_replication=read_number(environ, "TIDEMILL_OFFSETS_REPLICATION_FACTOR", 0, least=0, most=15),
             connect_url=_connect_url(environ),
             connect_strimzi=_connect_strimzi(environ),
             connect_secrets=WORKER_SECRETS if environ.get("TIDEMILL_CONNECT_IMAGE") else _connect_secrets(environ),
         )
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> TopicLimits:
         """Return the allowed names of source topics."""
-        return Limits(self.topic_prefixes, self.readable_topics)
+        return TopicLimits(self.topic_prefixes, self.readable_topics)
 
 
-def _one_connect(environ: Mapping[str, str], in_cluster: bool) -> None:
-    named = [name for name in _CONNECTS if environ.get(name)]
-    if len(named) > 1:
-        raise ValueError(f"{' and '.join(named)}: set only one of them, because a platform has one Kafka Connect")
-    if named and named[0] != _CONNECTS[0] and not in_cluster:
-        raise ValueError(f"{named[0]}: only for Kubernetes; unset the variable, and tidemill up starts a worker")
+def _check_single_connect(environ: Mapping[str, str], in_cluster: bool) -> None:
+    variables = [name for name in _CONNECT_VARIABLES if environ.get(name)]
+    if len(variables) > 1:
+        raise ValueError(f"{' and '.join(variables)}: set only one of them, because a platform has one Kafka Connect")
+    if variables and variables[0] != _CONNECT_VARIABLES[0] and not in_cluster:
+        raise ValueError(f"{variables[0]}: only for Kubernetes; unset the variable, and tidemill up starts a worker")
 
 
 def _connect_strimzi(environ: Mapping[str, str]) -> str:
@@ -147,7 +151,7 @@ def _connect_secrets(environ: Mapping[str, str]) -> str:
     return template
 
 
-def number(environ: Mapping[str, str], name: str, default: int, *, most: int, least: int = 1) -> int:
+def read_number(environ: Mapping[str, str], name: str, default: int, *, most: int, least: int = 1) -> int:
     """Read a whole number within limits, or raise ValueError."""
     text = environ.get(name) or str(default)
     if not text.isascii() or not text.isdigit() or not least <= int(text[:15]) <= most:
@@ -155,7 +159,7 @@ def number(environ: Mapping[str, str], name: str, default: int, *, most: int, le
     return int(text)
 
 
-def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
+def read_flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
     """Read `true` or `false`, or raise ValueError."""
     text = environ.get(name) or str(default)
     if text.lower() not in ("true", "false"):
@@ -163,7 +167,7 @@ def flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
     return text.lower() == "true"
 
 
-def json_text(environ: Mapping[str, str], name: str) -> str:
+def read_json_text(environ: Mapping[str, str], name: str) -> str:
     """Return the text of the JSON file named by a variable.
 
     If the variable is not set, return an empty text.
@@ -185,13 +189,13 @@ def json_text(environ: Mapping[str, str], name: str) -> str:
 
 
 def _patterns(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
-    patterns = listed(environ, name)
+    patterns = read_list(environ, name)
     for pattern in patterns:
         if not _PATTERN.fullmatch(pattern):
             raise ValueError(f"{name}: {pattern!r} is not a topic name; write names, with * for any characters")
     return patterns
 
 
-def listed(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+def read_list(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
     """Read the items of a comma-separated variable."""
     return tuple(item.strip() for item in environ.get(name, "").split(",") if item.strip())

@@ -21,12 +21,12 @@ CONDITIONS: Mapping[Component, str] = {
 }
 _OPTIONAL = frozenset({Component.CONNECTORS, Component.LOOKUPS})
 """The components that have no condition if the pipeline does not use them."""
-_OF_STANDING = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
+_COMPONENT_OF_REASON = {Reason.STAGE_WAITS: Component.PROCESSORS, Reason.LOOKUP_UNREAD: Component.LOOKUPS}
 """Maps a reason for uncounted events to the component whose condition becomes False."""
 FAILING, PAUSED, PROGRESSING = "WindowsFailing", "ReconciliationPaused", "Progressing"
 # A component with one of these reasons needs no further change.
 _SETTLED = frozenset({Reason.APPLIED, Reason.NOT_NEEDED, Reason.SUSPENDED})
-_NEEDS_SOMEBODY = frozenset({
+_USER_ACTION_REASONS = frozenset({
     Reason.INVALID_SPEC,
     Reason.NOT_SUPPORTED,
     Reason.RESOURCE_CONFLICT,
@@ -46,21 +46,21 @@ class Report:
 
     Attributes:
         stalled: the errors that keep the resource's spec from running.
-        standing: the reason why waiting events are not counted, or None if events are counted.
-        lost: errors about lost events, or None if this was not checked.
-        full: errors about used-up quotas, or None if this was not checked.
-        failing: errors about windows that cannot be closed or published, or None if this was not checked.
+        progress_error: the reason why waiting events are not counted, or None if events are counted.
+        loss_errors: errors about lost events, or None if this was not checked.
+        quota_errors: errors about used-up quotas, or None if this was not checked.
+        failure_errors: errors about windows that cannot be closed or published, or None if this was not checked.
     """
 
     generation: int
     outcomes: Sequence[Outcome] = ()
     stalled: Sequence[TidemillError] = ()
-    judged: bool = True
-    standing: TidemillError | None = None
-    watched: bool = False
-    lost: Sequence[TidemillError] | None = None
-    full: Sequence[TidemillError] | None = None
-    failing: Sequence[TidemillError] | None = None
+    spec_checked: bool = True
+    progress_error: TidemillError | None = None
+    has_observer: bool = False
+    loss_errors: Sequence[TidemillError] | None = None
+    quota_errors: Sequence[TidemillError] | None = None
+    failure_errors: Sequence[TidemillError] | None = None
     accepted: bool = True
     suspended: bool = False
     paused: bool = False
@@ -74,24 +74,25 @@ class Report:
     connectors: Sequence[Mapping[str, Any]] | None = None
 
 
-def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime) -> dict[str, Any]:
+def new_status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime) -> dict[str, Any]:
     """Return the new status, which equals `previous` if nothing changed."""
     before = {condition["type"]: condition for condition in (previous or {}).get("conditions", ())}
     paused = _condition(PAUSED, "True", "Paused", "nothing is changed until the annotation is removed")
     if report.paused and not report.outcomes:
-        kept = [condition for name, condition in before.items() if name != PAUSED]
-        return {**(previous or {}), "conditions": [*kept, _dated(paused, before, report.generation, now)]}
+        others = [condition for name, condition in before.items() if name != PAUSED]
+        return {**(previous or {}), "conditions": [*others, _dated(paused, before, report.generation, now)]}
     generation = int((previous or {}).get("observedGeneration", 0)) if report.paused else report.generation
-    parts = [_component(component, report, before) for component in CONDITIONS if _concerns(component, report)]
+    reported = [component for component in CONDITIONS if _has_condition(component, report)]
+    parts = [_component_condition(component, report, before) for component in reported]
     error_conditions = [
-        *_told_while("EventsLost", report.lost, before),
-        *_told_while("QuotaUsedUp", report.full, before),
-        *_told_while(FAILING, report.failing, before),
+        *_error_condition("EventsLost", report.loss_errors, before),
+        *_error_condition("QuotaUsedUp", report.quota_errors, before),
+        *_error_condition(FAILING, report.failure_errors, before),
     ]
-    abnormal = _abnormal(parts, report, before)
+    abnormal = _abnormal_conditions(parts, report, before)
     conditions = [
-        _ready(parts, report),
-        _progressing(abnormal),
+        _ready_condition(parts, report),
+        _progressing_condition(abnormal),
         *parts,
         *abnormal,
         *error_conditions,
@@ -115,7 +116,7 @@ def status(previous: Mapping[str, Any] | None, report: Report, now: dt.datetime)
     return {key: value for key, value in result.items() if value not in ({}, [], "")}
 
 
-def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], pipeline: str) -> Iterator[str]:
+def new_version_messages(previous: Mapping[str, Any] | None, status: Mapping[str, Any], pipeline: str) -> Iterator[str]:
     """Yield a message for each aggregation whose new version is now in use."""
     before = {item["name"]: item["version"] for item in (previous or {}).get("aggregations", ())}
     filled = ((previous or {}).get("replay") or {}).get("versions", {})
@@ -131,7 +132,7 @@ def new_versions(previous: Mapping[str, Any] | None, status: Mapping[str, Any], 
         yield f"aggregation {name}: version {version} counts from now on; {kept}; {fill}"
 
 
-def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
+def not_counting_status(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
     """Return the status with Ready false, because events are no longer counted."""
     before = {condition["type"]: condition for condition in previous.get("conditions", ())}
     ready = before.get("Ready")
@@ -142,7 +143,7 @@ def interrupted(previous: Mapping[str, Any], error: TidemillError, now: dt.datet
     return {**previous, "conditions": [not_ready if c["type"] == "Ready" else c for c in previous["conditions"]]}
 
 
-def detained(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
+def undeletable_status(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime) -> dict[str, Any]:
     """Return the status with Ready false, because the resource's data cannot be deleted yet."""
     before = {condition["type"]: condition for condition in previous.get("conditions", ())}
     if "Ready" not in before:
@@ -153,57 +154,57 @@ def detained(previous: Mapping[str, Any], error: TidemillError, now: dt.datetime
     return {**previous, "conditions": [dated if c["type"] == "Ready" else c for c in previous["conditions"]]}
 
 
-def concerned(previous: Mapping[str, Any] | None) -> tuple[Component, ...]:
+def reported_components(previous: Mapping[str, Any] | None) -> tuple[Component, ...]:
     """Return the components that have a condition in the previous status."""
     kinds = {condition["type"] for condition in (previous or {}).get("conditions", ())}
     return tuple(part for part in Component if part not in _OPTIONAL or CONDITIONS[part] in kinds)
 
 
-def _concerns(component: Component, report: Report) -> bool:
+def _has_condition(component: Component, report: Report) -> bool:
     return component not in _OPTIONAL or any(outcome.component == component for outcome in report.outcomes)
 
 
-def _component(component: Component, report: Report, before: Mapping[str, Condition]) -> Condition:
-    kind, whole = CONDITIONS[component], combine(report.outcomes, component)
+def _component_condition(component: Component, report: Report, before: Mapping[str, Condition]) -> Condition:
+    kind, outcome = CONDITIONS[component], combine(report.outcomes, component)
     previous = before.get(kind)
-    served = previous is not None and previous["status"] == "True"
-    waits = report.standing
-    if waits is not None and _OF_STANDING.get(waits.reason) == component:
-        return _condition(kind, "False", waits.reason, str(waits))
+    was_ready = previous is not None and previous["status"] == "True"
+    error = report.progress_error
+    if error is not None and _COMPONENT_OF_REASON.get(error.reason) == component:
+        return _condition(kind, "False", error.reason, str(error))
     # The observer checks whether events are counted, but does not check connectors.
-    watched = report.watched and not report.standing and component != Component.CONNECTORS
-    match whole.rank:
-        case Rank.WAITING if whole.serving:
-            return _condition(kind, "True", whole.reason, whole.message)
-        case Rank.FAILED if whole.reason == Reason.UNREACHABLE and served and watched:
+    watched = report.has_observer and not report.progress_error and component != Component.CONNECTORS
+    match outcome.rank:
+        case Rank.WAITING if outcome.serving:
+            return _condition(kind, "True", outcome.reason, outcome.message)
+        case Rank.FAILED if outcome.reason == Reason.UNREACHABLE and was_ready and watched:
             # A component may work although the operator cannot reach a server, such as Kafka. The observer reports
             # pipelines that stop counting events.
-            return _condition(kind, "True", whole.reason, whole.message)
+            return _condition(kind, "True", outcome.reason, outcome.message)
         case Rank.DONE:
-            return _condition(kind, "True", whole.reason, whole.message)
+            return _condition(kind, "True", outcome.reason, outcome.message)
         case Rank.WAITING | Rank.FAILED:
-            return _condition(kind, "False", whole.reason, whole.message)
-    if whole.reason == Reason.BLOCKED:
-        if previous is not None and served:
+            return _condition(kind, "False", outcome.reason, outcome.message)
+    if outcome.reason == Reason.BLOCKED:
+        if previous is not None and was_ready:
             return _condition(kind, "True", previous["reason"], previous.get("message", ""))
-        return _condition(kind, "Unknown", whole.reason, whole.message)
-    return _condition(kind, "True", whole.reason, whole.message)
+        return _condition(kind, "Unknown", outcome.reason, outcome.message)
+    return _condition(kind, "True", outcome.reason, outcome.message)
 
 
-def _ready(parts: Sequence[Condition], report: Report) -> Condition:
+def _ready_condition(parts: Sequence[Condition], report: Report) -> Condition:
     if not report.accepted:
-        return _condition("Ready", "False", report.stalled[0].reason, _joined(report.stalled))
-    bad = [part for part in parts if part["status"] != "True"]
-    if bad:
-        return _condition("Ready", "False", *_told(bad))
-    if report.standing:
-        return _condition("Ready", "False", report.standing.reason, str(report.standing))
+        return _condition("Ready", "False", report.stalled[0].reason, _join_errors(report.stalled))
+    not_ready = [part for part in parts if part["status"] != "True"]
+    if not_ready:
+        return _condition("Ready", "False", *_summarize(not_ready))
+    if report.progress_error:
+        return _condition("Ready", "False", report.progress_error.reason, str(report.progress_error))
     if report.suspended:
         return _condition("Ready", "True", Reason.SUSPENDED, "suspended: no processors run")
     return _condition("Ready", "True", Reason.APPLIED, "")
 
 
-def _progressing(abnormal: Sequence[Condition]) -> Condition:
+def _progressing_condition(abnormal: Sequence[Condition]) -> Condition:
     """Return the condition Progressing, which is true while a change is under way."""
     by_kind = {condition["type"]: condition for condition in abnormal}
     for kind, state in (("Reconciling", "True"), ("Stalled", "False")):
@@ -212,12 +213,14 @@ def _progressing(abnormal: Sequence[Condition]) -> Condition:
     return _condition(PROGRESSING, "False", Reason.APPLIED, "")
 
 
-def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, Condition]) -> list[Condition]:
+def _abnormal_conditions(
+    parts: Sequence[Condition], report: Report, before: Mapping[str, Condition]
+) -> list[Condition]:
     conditions = []
-    bad = [part for part in parts if part["status"] != "True" or part["reason"] not in _SETTLED]
-    stuck = [part for part in bad if part["reason"] in _NEEDS_SOMEBODY]
+    unsettled = [part for part in parts if part["status"] != "True" or part["reason"] not in _SETTLED]
+    stuck = [part for part in unsettled if part["reason"] in _USER_ACTION_REASONS]
     if report.stalled:
-        text = _joined(report.stalled)
+        text = _join_errors(report.stalled)
         if report.accepted:
             text += "; the accepted spec stays in force"
         # A new pipeline that only waits for its source topic is Reconciling, not Stalled.
@@ -226,44 +229,46 @@ def _abnormal(parts: Sequence[Condition], report: Report, before: Mapping[str, C
     elif stuck:
         text = "; ".join(part.get("message", "") for part in stuck)
         conditions.append(_condition("Stalled", "True", stuck[0]["reason"], text))
-    elif not report.judged and "Stalled" in before and not _of_components(before):
+    elif not report.spec_checked and "Stalled" in before and not _is_stalled_by_components(before):
         conditions.append(before["Stalled"])
     # A component that waits for a stalled component is not reconciling.
-    waiting = [part for part in bad if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
+    waiting = [part for part in unsettled if part not in stuck and not (stuck and part["reason"] == Reason.BLOCKED)]
     if report.accepted and waiting:
-        conditions.append(_condition("Reconciling", "True", *_told(waiting)))
+        conditions.append(_condition("Reconciling", "True", *_summarize(waiting)))
     if report.suspended:
         conditions.append(_condition("Suspended", "True", Reason.SUSPENDED, "spec.suspend is true"))
-    elif not report.judged and "Suspended" in before:
+    elif not report.spec_checked and "Suspended" in before:
         conditions.append(before["Suspended"])
     return conditions
 
 
-def _of_components(before: Mapping[str, Condition]) -> bool:
+def _is_stalled_by_components(before: Mapping[str, Condition]) -> bool:
     """Return whether the previous `Stalled` condition was caused by components, not by the spec."""
     conditions = [before[kind] for kind in CONDITIONS.values() if kind in before]
-    stuck = [part.get("message", "") for part in conditions if part["reason"] in _NEEDS_SOMEBODY]
-    said = _condition("Stalled", "True", before["Stalled"]["reason"], "; ".join(stuck))
-    return bool(stuck) and said.get("message") == before["Stalled"].get("message")
+    stuck = [part.get("message", "") for part in conditions if part["reason"] in _USER_ACTION_REASONS]
+    by_components = _condition("Stalled", "True", before["Stalled"]["reason"], "; ".join(stuck))
+    return bool(stuck) and by_components.get("message") == before["Stalled"].get("message")
 
 
-def _told_while(kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]) -> list[Condition]:
+def _error_condition(
+    kind: str, errors: Sequence[TidemillError] | None, before: Mapping[str, Condition]
+) -> list[Condition]:
     """Return the condition `kind` if there are errors. If `errors` is None, keep the previous condition."""
     if errors is None:
         return [before[kind]] if kind in before else []
     if not errors:
         return []
-    return [_condition(kind, "True", errors[0].reason, _joined(errors))]
+    return [_condition(kind, "True", errors[0].reason, _join_errors(errors))]
 
 
-def _told(parts: Sequence[Condition]) -> tuple[str, str]:
+def _summarize(parts: Sequence[Condition]) -> tuple[str, str]:
     """Combine conditions: return the most serious reason, and all messages as one text."""
     worst = next((part for part in parts if part["reason"] not in (Reason.WAITING, Reason.BLOCKED)), None)
     worst = worst or next((part for part in parts if part["reason"] == Reason.WAITING), parts[0])
     return worst["reason"], "; ".join(f"{part['type']}: {part.get('message') or part['reason']}" for part in parts)
 
 
-def _joined(errors: Sequence[TidemillError]) -> str:
+def _join_errors(errors: Sequence[TidemillError]) -> str:
     return "; ".join(str(error) for error in errors)
 
 

@@ -14,25 +14,30 @@ from dataclasses import dataclass, field, replace
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_operator.actuators import credentials
 from tidemill_operator.actuators.base import Actuators, Connectors, Exists, PipelineSecrets, Reclaim
-from tidemill_operator.actuators.memory import MemoryPart
-from tidemill_operator.errors import NotOurTurn
-from tidemill_operator.outcome import OF_WORKLOAD, Component, Outcome, done, failed, skipped, waiting
-from tidemill_operator.plan.kafka.claims import Claim, disputes
+from tidemill_operator.actuators.memory import MemoryActuator
+from tidemill_operator.errors import LockNotHeldError
+from tidemill_operator.outcome import COMPONENT_OF_WORKLOAD, Component, Outcome, done, failed, skipped, waiting
+from tidemill_operator.plan.kafka.claims import Claim, find_conflicts
 from tidemill_operator.plan.kafka.replication import Spread
 from tidemill_operator.plan.live import LiveReplay, LiveSchema, LiveTopic, Owner
 from tidemill_operator.plan.model import Schema, Topic, Workload
-from tidemill_operator.plan.postgres.damage import damaged
+from tidemill_operator.plan.postgres.damage import damage_error
 from tidemill_operator.plan.postgres.migration import with_types_of
 from tidemill_operator.plan.postgres.schema import column_type
-from tidemill_operator.plan.refusals import column_changes, foreign, gone, missing
+from tidemill_operator.plan.refusals import (
+    column_type_errors,
+    deleted_topic_error,
+    missing_topic_error,
+    ownership_errors,
+)
 
 
-class MemoryTopics(MemoryPart):
+class MemoryTopics(MemoryActuator):
     """An in-memory actuator for topics.
 
     Attributes:
         moving: what `ensure` waits for, or empty if it does not wait.
-        unsure: whether to simulate a broker that does not answer. If true, `gone` returns an empty set.
+        silent_broker: whether to simulate a broker that does not answer. `find_missing` then returns an empty set.
     """
 
     def __init__(self) -> None:
@@ -40,40 +45,40 @@ class MemoryTopics(MemoryPart):
         self.topics: dict[str, LiveTopic] = {}
         self.configs: dict[str, dict[str, str]] = {}
         self.nodes = 1
-        self.made = 0
+        self.created_count = 0
         self.spreads: list[Spread | None] = []
         self.moving = ""
-        self.unsure = False
+        self.silent_broker = False
 
     def put(self, name: str, partitions: int, replication_factor: int = 1, **config: str) -> None:
         """Create or replace a topic."""
-        self.made += 1
-        self.topics[name] = LiveTopic(partitions, replication_factor, f"id-{self.made}")
+        self.created_count += 1
+        self.topics[name] = LiveTopic(partitions, replication_factor, f"id-{self.created_count}")
         self.configs[name] = dict(config)
 
-    def brokers(self) -> int:
+    def broker_count(self) -> int:
         """Return `nodes`."""
-        self._called("brokers")
+        self._record_call("broker_count")
         return self.nodes
 
     def names(self) -> list[str]:
         """List all topic names."""
-        self._called("names")
+        self._record_call("names")
         return list(self.topics)
 
     def observe(self, names: Sequence[str]) -> Mapping[str, LiveTopic]:
         """Return the existing topics."""
-        self._called("observe")
+        self._record_call("observe")
         return {name: self.topics[name] for name in names if name in self.topics}
 
-    def gone(self, names: Sequence[str]) -> frozenset[str]:
-        """Return the topics that do not exist, or an empty set if `unsure` is true."""
-        self._called("gone")
-        return frozenset() if self.unsure else frozenset(names) - self.topics.keys()
+    def find_missing(self, names: Sequence[str]) -> frozenset[str]:
+        """Return the topics that do not exist, or an empty set if `silent_broker` is true."""
+        self._record_call("find_missing")
+        return frozenset() if self.silent_broker else frozenset(names) - self.topics.keys()
 
     def ensure(self, topics: Sequence[Topic], *, spread: Spread | None = None) -> list[Outcome]:
         """Create and change topics."""
-        self._called("ensure")
+        self._record_call("ensure")
         self.spreads.append(spread)
         if self.moving:
             return [waiting(Component.TOPICS, topic.name, self.moving) for topic in topics]
@@ -82,69 +87,73 @@ class MemoryTopics(MemoryPart):
     def _ensure(self, topic: Topic) -> Outcome:
         changed, live = 0, self.topics.get(topic.name)
         if live is None and not topic.managed:
-            return failed(Component.TOPICS, topic.name, missing(topic))
+            return failed(Component.TOPICS, topic.name, missing_topic_error(topic))
         if live is None and topic.lost:
-            return failed(Component.TOPICS, topic.name, gone(topic))
+            return failed(Component.TOPICS, topic.name, deleted_topic_error(topic))
         if live is None:
             self.put(topic.name, topic.partitions, topic.replication_factor, **topic.config)
-            changed = self._wrote(f"create {topic.name}")
+            changed = self._record_write(f"create {topic.name}")
         elif topic.managed:
             if live.partitions < topic.partitions:
                 self.topics[topic.name] = replace(live, partitions=topic.partitions)
-                changed += self._wrote(f"grow {topic.name}")
+                changed += self._record_write(f"grow {topic.name}")
             for key, value in topic.config.items():
                 if self.configs[topic.name].get(key) != value:
                     self.configs[topic.name][key] = value
-                    changed += self._wrote(f"set {key} of {topic.name}")
-        now = self.topics[topic.name]
-        facts = {"id": now.id, "partitions": now.partitions, "replicationFactor": now.replication_factor}
+                    changed += self._record_write(f"set {key} of {topic.name}")
+        topic_now = self.topics[topic.name]
+        facts = {
+            "id": topic_now.id,
+            "partitions": topic_now.partitions,
+            "replicationFactor": topic_now.replication_factor,
+        }
         return done(Component.TOPICS, topic.name, changed=changed, observed=facts)
 
-    def _wrote(self, what: str) -> int:
+    def _record_write(self, what: str) -> int:
         self.writes.append(what)
         return 1
 
     def release(self, topics: Sequence[Topic], reclaim: Reclaim) -> list[Outcome]:
         """Delete managed topics."""
-        self._called("release")
+        self._record_call("release")
         outcomes = []
         for topic in topics:
             if reclaim == "Retain" or not topic.managed:
                 outcomes.append(skipped(Component.TOPICS, topic.name, message="kept"))
             elif self.topics.pop(topic.name, None) is not None:
-                outcomes.append(done(Component.TOPICS, topic.name, changed=self._wrote(f"delete {topic.name}")))
+                outcomes.append(done(Component.TOPICS, topic.name, changed=self._record_write(f"delete {topic.name}")))
             else:
                 outcomes.append(done(Component.TOPICS, topic.name))
         return outcomes
 
 
-class MemoryClusters(MemoryPart):
+class MemoryClusters(MemoryActuator):
     """An in-memory actuator for other Kafka clusters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.partitions = 3
         self.ids: dict[str, str] = {}
-        self.listed: list[str] = []
+        self.topic_names: list[str] = []
 
     def names(self, namespace: str, kafka: KafkaSpec) -> list[str]:
-        """Return `listed`."""
-        self._called("names")
-        return self.listed
+        """Return `topic_names`."""
+        self._record_call("names")
+        return self.topic_names
 
     def topic(self, namespace: str, kafka: KafkaSpec, name: str) -> LiveTopic | None:
         """Return the topic."""
-        self._called("topic")
+        self._record_call("topic")
         servers = kafka.bootstrap_servers
         return LiveTopic(self.partitions, 1, self.ids.get(servers, f"{servers}/{name}")) if self.partitions else None
 
-    def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
+    def find_missing(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
         """Return all `names` if `partitions` is 0 (no topic exists), else an empty set."""
-        self._called("gone")
+        self._record_call("find_missing")
         return frozenset() if self.partitions else frozenset(names)
 
 
-class MemorySchemas(MemoryPart):
+class MemorySchemas(MemoryActuator):
     """An in-memory actuator for schemas. If `busy` is set, `ensure` and `release` report Waiting."""
 
     def __init__(self) -> None:
@@ -153,19 +162,19 @@ class MemorySchemas(MemoryPart):
         self.logins: dict[str, set[str]] = {}
         self.claims: dict[str, list[Claim]] = {}
         self.busy = False
-        self.taken: NotOurTurn | None = None
+        self.lock_error: LockNotHeldError | None = None
 
     @contextmanager
-    def exclusive(self, schema: str) -> Iterator[Callable[[], None]]:
-        """Raise the error `taken` if `taken` is set. Otherwise, yield a function that does nothing."""
-        self._called("exclusive")
-        if self.taken is not None:
-            raise self.taken
+    def lock(self, schema: str) -> Iterator[Callable[[], None]]:
+        """Raise `lock_error` if it is set. Otherwise, yield a function that does nothing."""
+        self._record_call("lock")
+        if self.lock_error is not None:
+            raise self.lock_error
         yield lambda: None
 
     def observe(self, schema: str) -> LiveSchema | None:
         """Return a schema, or None if it does not exist."""
-        self._called("observe")
+        self._record_call("observe")
         return self.schemas.get(schema)
 
     def ensure(
@@ -178,22 +187,26 @@ class MemorySchemas(MemoryPart):
         exists: Exists | None = None,
     ) -> list[Outcome]:
         """Create or change a schema, or fail as the actuator for Postgres would."""
-        self._called("ensure")
+        self._record_call("ensure")
         live = self.schemas.get(schema.name)
         if self.busy:
             return [waiting(Component.SCHEMA, schema.name, "a lock was not free")]
         if live is not None:
-            errors = [] if adopt else list(foreign(schema.name, live.owner, owner))
-            errors += [error for table in schema.tables for error in column_changes(table, live)]
-            errors += [damaged(schema)] if schema.lost else []
+            errors = [] if adopt else list(ownership_errors(schema.name, live.owner, owner))
+            errors += [error for table in schema.tables for error in column_type_errors(table, live)]
+            errors += [damage_error(schema)] if schema.lost else []
             if errors:
                 return [failed(Component.SCHEMA, schema.name, errors[0])]
-        for claim, error in disputes(schema, owner, [claim for claims in self.claims.values() for claim in claims]):
+        for claim, error in find_conflicts(
+            schema, owner, [claim for claims in self.claims.values() for claim in claims]
+        ):
             if not adopt or (exists and exists(claim.owner.namespace, claim.owner.name)):
                 return [failed(Component.SCHEMA, schema.name, error)]
             self.claims.pop(claim.schema, None)
-        self.claims[schema.name] = [Claim(topic, schema.managed, owner, schema.name) for topic in schema.own_sources]
-        logins = {login.user for login in (secrets.writer, *secrets.following) if login.user.startswith(schema.writer)}
+        self.claims[schema.name] = [
+            Claim(topic, schema.source_managed, owner, schema.name) for topic in schema.own_sources
+        ]
+        logins = {login.user for login in (secrets.writer, *secrets.staged) if login.user.startswith(schema.writer)}
         suffixes = self.logins.setdefault(schema.name, set()) if secrets.retire_at is not None else set()
         self.logins[schema.name] = suffixes | {login.removeprefix(schema.writer) for login in logins}
         wanted = self._wanted(schema, owner, live or LiveSchema())
@@ -211,20 +224,20 @@ class MemorySchemas(MemoryPart):
             for table in schema.tables
         }
         newer = schema.generation >= live.generation or live.owner != owner
-        gone = {key for key, reader in live.readers.items() if reader in schema.abandoned}
-        kept = {key: shape for key, shape in live.shapes.items() if key not in gone}
-        readers = {key: reader for key, reader in live.readers.items() if key not in gone}
+        abandoned = {key for key, reader in live.readers.items() if reader in schema.abandoned}
+        shapes = {key: shape for key, shape in live.shapes.items() if key not in abandoned}
+        readers = {key: reader for key, reader in live.readers.items() if key not in abandoned}
         replays = {reader: replay for reader, replay in live.replays.items() if reader not in schema.abandoned}
         if schema.replay:
             replays.setdefault(schema.replay, LiveReplay())
-        if schema.switched:
-            replays[schema.switched] = replace(replays[schema.switched], switched=True)
+        if schema.switched_replay:
+            replays[schema.switched_replay] = replace(replays[schema.switched_replay], switched=True)
         return LiveSchema(
             owner=owner,
             shapes={
-                **kept,
+                **shapes,
                 **{
-                    (row.name, row.version): with_types_of(row.shape, kept.get((row.name, row.version)))
+                    (row.name, row.version): with_types_of(row.shape, shapes.get((row.name, row.version)))
                     for row in schema.aggregations
                 },
             },
@@ -235,35 +248,35 @@ class MemorySchemas(MemoryPart):
             accepted=json.loads(schema.accepted) if newer else live.accepted,
             closed_until=live.closed_until,
             partitions=max(schema.partitions, live.partitions),
-            read_from=live.read_from,
-            read_to=live.read_to,
+            topic_id=live.topic_id,
+            next_offsets=live.next_offsets,
             losses=live.losses,
             held_up=live.held_up,
             skipped=live.skipped,
-            made=live.made | frozenset(schema.made),
+            created_topics=live.created_topics | frozenset(schema.topics_to_record),
             slots=schema.slots or live.slots,
         )
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
         """Delete a schema."""
-        self._called("release")
+        self._record_call("release")
         if reclaim == "Retain":
             return [skipped(Component.SCHEMA, schema.name, message="kept")]
         if self.busy:
             return [waiting(Component.SCHEMA, schema.name, "a lock was not free")]
-        gone = self.schemas.pop(schema.name, None)
+        removed = self.schemas.pop(schema.name, None)
         self.claims.pop(schema.name, None)
-        if gone is not None:
+        if removed is not None:
             self.writes.append(f"drop {schema.name}")
-        return [done(Component.SCHEMA, schema.name, changed=int(gone is not None))]
+        return [done(Component.SCHEMA, schema.name, changed=int(removed is not None))]
 
     def expire(self, schema: Schema) -> list[Outcome]:
         """Do nothing."""
-        self._called("expire")
+        self._record_call("expire")
         return [done(Component.SCHEMA, schema.name)]
 
 
-class MemorySecrets(MemoryPart):
+class MemorySecrets(MemoryActuator):
     """An in-memory actuator for secrets."""
 
     def __init__(self) -> None:
@@ -273,52 +286,54 @@ class MemorySecrets(MemoryPart):
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
         """Create logins, or prepare new logins for a rotation."""
-        self._called("ensure")
+        self._record_call("ensure")
         files = self.files.setdefault((namespace, pipeline), {})
-        made = credentials.due(files, writer=writer, reader=reader, rotate=rotate)
-        return self._wrote("stage" if files else "secrets of", namespace, pipeline, made)
+        new_files = credentials.files_to_ensure(files, writer=writer, reader=reader, rotate=rotate)
+        return self._record_write("stage" if files else "secrets of", namespace, pipeline, new_files)
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
         """Activate the staged logins."""
-        self._called("switch")
-        made = credentials.switched(self.files[namespace, pipeline], now)
-        return self._wrote("switch", namespace, pipeline, made)
+        self._record_call("switch")
+        new_files = credentials.files_to_switch(self.files[namespace, pipeline], now)
+        return self._record_write("switch", namespace, pipeline, new_files)
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
         """Remove the former logins."""
-        self._called("retire")
-        return self._wrote("retire", namespace, pipeline, credentials.retired(self.files[namespace, pipeline]))
+        self._record_call("retire")
+        return self._record_write(
+            "retire", namespace, pipeline, credentials.files_to_retire(self.files[namespace, pipeline])
+        )
 
     def remove(self, namespace: str, pipeline: str) -> None:
         """Remove a pipeline's secrets."""
-        self._called("remove")
+        self._record_call("remove")
         self.files.pop((namespace, pipeline), None)
 
-    def _wrote(self, what: str, namespace: str, pipeline: str, made: dict[str, str]) -> PipelineSecrets:
+    def _record_write(self, what: str, namespace: str, pipeline: str, new_files: dict[str, str]) -> PipelineSecrets:
         files = self.files[namespace, pipeline]
-        files |= made
-        if made:
+        files |= new_files
+        if new_files:
             self.writes.append(f"{what} {namespace}/{pipeline}")
-        return credentials.told(files, patience_seconds=self.patience_seconds, changed=len(made))
+        return credentials.read_logins(files, retire_delay_seconds=self.patience_seconds, changed=len(new_files))
 
 
-class MemoryRuntime(MemoryPart):
+class MemoryRuntime(MemoryActuator):
     """An in-memory runtime.
 
     Attributes:
-        changing: names of workloads that are being updated, but still serve.
+        updating: names of workloads that are being updated, but still serve.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.running: dict[tuple[str, str], dict[str, Workload]] = {}
         self.starting: set[str] = set()
-        self.changing: set[str] = set()
-        self.whose = "orders"
+        self.updating: set[str] = set()
+        self.default_pipeline = "orders"
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Run these workloads only."""
-        self._called("ensure")
+        self._record_call("ensure")
         processor = next(workload for workload in workloads if workload.component == "processor")
         before = self.running.get((processor.namespace, str(processor.pipeline)), {})
         after = {workload.name: workload for workload in workloads}
@@ -328,21 +343,23 @@ class MemoryRuntime(MemoryPart):
         return [self._outcome(workload, changed=before.get(name) != workload) for name, workload in after.items()]
 
     def _outcome(self, workload: Workload, *, changed: bool) -> Outcome:
-        component = OF_WORKLOAD[workload.component]
-        if workload.name in self.starting | self.changing:
-            serving, text = workload.name in self.changing, f"{workload.name} starts"
+        component = COMPONENT_OF_WORKLOAD[workload.component]
+        if workload.name in self.starting | self.updating:
+            serving, text = workload.name in self.updating, f"{workload.name} starts"
             return waiting(component, workload.name, text, changed=changed, serving=serving)
         return done(component, workload.name, changed=changed)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Return the running workloads' outcomes."""
-        self._called("observe")
-        running = [self.running.get((w.namespace, str(w.pipeline or self.whose)), {}).get(w.name) for w in workloads]
+        self._record_call("observe")
+        running = [
+            self.running.get((w.namespace, str(w.pipeline or self.default_pipeline)), {}).get(w.name) for w in workloads
+        ]
         return [self._outcome(workload, changed=False) for workload in running if workload is not None]
 
     def remove(self, namespace: str, pipeline: str) -> None:
         """Remove a pipeline's workloads."""
-        self._called("remove")
+        self._record_call("remove")
         self.running.pop((namespace, pipeline), None)
 
     def exists(self, namespace: str, pipeline: str) -> bool:
@@ -373,7 +390,7 @@ class MemoryWorld:
 
     def take_writes(self) -> list[str]:
         """Return the writes so far, and clear the list."""
-        parts: tuple[MemoryPart, ...] = (self.kafka, self.postgres, self.secrets, self.runtime)
+        parts: tuple[MemoryActuator, ...] = (self.kafka, self.postgres, self.secrets, self.runtime)
         writes = [what for part in parts for what in part.writes]
         for part in parts:
             part.writes.clear()

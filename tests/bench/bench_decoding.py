@@ -23,16 +23,16 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.functions.partials import build_layout, field_types
 from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.staged import ORIGIN_HEADER, Origin
+from tidemill_contract.stage_records import ORIGIN_HEADER, Origin
 from tidemill_processor.batches.exploding import batch_reader
 from tidemill_processor.formats.registry import Registry, Schema
 from tidemill_processor.lookups.lookups import Lookups
 from tidemill_processor.lookups.table import KEY, Table
 from tidemill_processor.merge.aggregate import aggregate
-from tidemill_processor.source.staged import staged
+from tidemill_processor.source.stage_topic import wrap_staged
 
 BASE = 1_700_000_000_000
 BATCH, PIECE = 50_000, 4_000
@@ -284,13 +284,13 @@ class Runner:
     def __init__(self, shape: Shape) -> None:
         spec = spec_of(shape)
         self._records = events_of(shape)
-        written = spec.source.written
+        written = spec.source.record_format
         registry = None if written.registry is None else KnownSchema(written)
         lookups = KnownRows(shape.looked_up) if shape.looked_up else None
         self._reader = batch_reader(spec, registry=registry, lookups=lookups)
         self._piece = PIECE // shape.elements
-        self._taken: Callable[[list[Any]], list[Any]] = staged if shape.staged else lambda records: records
-        self._layout = layout(spec.aggregations[0], field_types(spec, {}))
+        self._taken: Callable[[list[Any]], list[Any]] = wrap_staged if shape.staged else lambda records: records
+        self._layout = build_layout(spec.aggregations[0], field_types(spec, {}))
         self.best = float("inf")
 
     def run(self) -> None:
@@ -303,8 +303,10 @@ class Runner:
         batch = self._reader.join(pieces)
         rows = aggregate(batch.frame, self._layout, closed_until=None, epochs={0: 0}).rows
         self.best = min(self.best, time.process_time() - begin)
-        if batch.dead or rows["_count"].sum() != BATCH:
-            raise RuntimeError(f"{len(batch.dead)} dead letters, {rows['_count'].sum()} of {BATCH} events counted")
+        if batch.dead_letters or rows["_count"].sum() != BATCH:
+            raise RuntimeError(
+                f"{len(batch.dead_letters)} dead letters, {rows['_count'].sum()} of {BATCH} events counted"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -75,7 +75,7 @@ def measure(kind: str, corpus: list[Series]) -> Figures:
         largest = max(largest, len(json.dumps(state)))
         verdicts.append((series, fired))
         readings.append((series, scores))
-    default = spec.limit
+    default = spec.effective_threshold
     if any(
         reported(scores, default, spec.warmup) != fired
         for (_, fired), (_, scores) in zip(verdicts, readings, strict=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charts.__main__ import undocumented
+from charts.__main__ import undocumented_paths
 from kube import binaries
 from rendered.charts import CI, DEV, PROD, ROOT, containers, pod_templates
 
@@ -129,7 +129,7 @@ def test_tokens_are_mounted_only_where_the_api_is_called(manifests: list[dict[st
 @pytest.mark.parametrize("chart", ["tidemill", "dev-stack"])
 def test_every_value_has_a_description(chart: str) -> None:
     """The chart's README is generated from these descriptions."""
-    assert undocumented((ROOT / "charts" / chart / "values.yaml").read_text()) == []
+    assert undocumented_paths((ROOT / "charts" / chart / "values.yaml").read_text()) == []
 
 
 @pytest.mark.parametrize("chart", ["tidemill", "dev-stack"])

@@ -73,24 +73,24 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     steps = Steps(Console(stderr=True, width=140))
     # SIGTERM must end the session like Ctrl-C, so that the cluster is removed too.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    place = prepare(steps, provider)
+    cluster = prepare(steps, provider)
     keep = bool(os.environ.get("KEEP"))
     try:
-        _require_no_others(place.kubectl)
-        helm = Helm(steps, place.kubeconfig, place.images, ROOT / "helm" / "ci" / "values.yaml")
+        _require_no_others(cluster.kubectl)
+        helm = Helm(steps, cluster.kubeconfig, cluster.images, ROOT / "helm" / "ci" / "values.yaml")
         helm.install_servers()
         helm.install_operator()
         figures["images, charts and cluster are ready after"] = f"{steps.total():.0f} s"
         is_local = LocalCluster(DEFAULT_FOLDER).exists()
-        is_kept = keep or not place.started
-        world = World(place.kubeconfig, place.kubectl, helm, figures, local=is_local, is_kept=is_kept)
+        is_kept = keep or not cluster.started
+        world = World(cluster.kubeconfig, cluster.kubectl, helm, figures, local=is_local, is_kept=is_kept)
         yield world
-        if not (keep or place.started):
+        if not (keep or cluster.started):
             world.delete_namespaces(world.namespaces)
             for namespace in world.terminating:
                 world.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=180s")
     finally:
-        if place.started and not keep:
+        if cluster.started and not keep:
             remove_cluster()
 
 

@@ -29,12 +29,12 @@ def deployment(world: Any, shop: Any) -> dict[str, Any]:
 def rolled_out(world: Any, shop: Any, generation: int = 0) -> bool:
     """Return whether the Deployment is newer than `generation`, and all its processors are ready and updated."""
     current = deployment(world, shop)
-    status, wanted = current.get("status", {}), current.get("spec", {}).get("replicas")
+    status, replicas = current.get("status", {}), current.get("spec", {}).get("replicas")
     return bool(
         current
         and current["metadata"]["generation"] > generation
         and status.get("observedGeneration") == current["metadata"]["generation"]
-        and status.get("updatedReplicas") == status.get("readyReplicas") == status.get("replicas") == wanted
+        and status.get("updatedReplicas") == status.get("readyReplicas") == status.get("replicas") == replicas
     )
 
 

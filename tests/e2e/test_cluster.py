@@ -122,8 +122,8 @@ def tables() -> str:
     """Return the packet filter's rules without their counters."""
     if shutil.which("nft") is None:
         return ""
-    shown = subprocess.run(["nft", "--stateless", "list", "ruleset"], capture_output=True, text=True, check=False)
-    return shown.stdout
+    rules = subprocess.run(["nft", "--stateless", "list", "ruleset"], capture_output=True, text=True, check=False)
+    return rules.stdout
 
 
 @pytest.fixture(scope="module")
@@ -212,11 +212,11 @@ def test_up_starts_only_the_component_that_has_ended(cluster: Cluster, kubectl: 
 def test_a_pod_reaches_all_replicas_of_a_service_by_name(kubectl: Kubectl) -> None:
     """The short and the full name lead to both replicas. One replica is the pod that sends the request."""
     for name in ("probe", f"probe.{NAMESPACE}.svc.cluster.local"):
-        seen: set[str] = set()
+        reached: set[str] = set()
 
-        def both(url: str = f"http://{name}/", seen: set[str] = seen) -> bool:
-            seen.add(kubectl("exec", "deployment/probe", "--", "/probe", "get", url).strip())
-            return seen == pods(kubectl)
+        def both(url: str = f"http://{name}/", reached: set[str] = reached) -> bool:
+            reached.add(kubectl("exec", "deployment/probe", "--", "/probe", "get", url).strip())
+            return reached == pods(kubectl)
 
         eventually(both, what=f"{name} leads to both replicas", seconds=_DEADLINE_SECONDS)
 

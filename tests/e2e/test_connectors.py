@@ -18,8 +18,8 @@ _NAME = "tidemill-connect"
 # Prints the end offset of a topic. It runs in the operator's pod, which can resolve the brokers' names.
 _END = """\
 import os, sys
-from tidemill_operator.actuators.kafka.log import LATEST, KafkaLog
-offsets = KafkaLog(os.environ["TIDEMILL_KAFKA_BROKERS"]).offsets([(sys.argv[1], 0)], LATEST)
+from tidemill_operator.actuators.kafka.offsets import LATEST, OffsetReader
+offsets = OffsetReader(os.environ["TIDEMILL_KAFKA_BROKERS"]).offsets([(sys.argv[1], 0)], LATEST)
 print(sum(offsets.of(sys.argv[1]).values()))
 """
 

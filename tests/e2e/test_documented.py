@@ -15,5 +15,5 @@ def test_the_documented_commands_create_a_pipeline_and_show_its_api_key(page: An
     `annotate` requests the rotation of passwords that test_passwords.py checks.
     """
     page.begin()
-    assert f"{page.namespace} " in page.told["kubectl get analyticspipelines --all-namespaces"]
-    assert page.told["kubectl get secret flights-credentials"].startswith("tm_")
+    assert f"{page.namespace} " in page.outputs["kubectl get analyticspipelines --all-namespaces"]
+    assert page.outputs["kubectl get secret flights-credentials"].startswith("tm_")

@@ -130,10 +130,10 @@ def _dead_letter(client: httpx.Client, sent: Any) -> None:
 def _snapshot(client: httpx.Client, platform: ClusterPlatform) -> None:
     """Check that the snapshot of a WebSocket has the same windows as REST."""
     path = f"/v1/pipelines/{platform.name}"
-    wanted = {aggregation["name"] for aggregation in describe(client, platform)["aggregations"]}
+    names = {aggregation["name"] for aggregation in describe(client, platform)["aggregations"]}
     with connect(f"ws{platform.url('api').removeprefix('http')}{path}/live", open_timeout=60) as live:
         kinds, rows = [], {}
-        while rows.keys() != wanted:
+        while rows.keys() != names:
             message = json.loads(live.recv(timeout=60))
             kinds.append(message["type"])
             if message["type"] == "snapshot":
@@ -173,15 +173,15 @@ def test_pipelines_of_a_namespace_share_ingest_and_api(world: Any, analytics: st
     memory = world.memory(analytics)
     connections = world.data()["connections"]
     count = len(SAMPLES)
-    ours = {login: number for login, number in connections.items() if login.startswith(f"{NAMESPACE}__")}
+    logins = {login: number for login, number in connections.items() if login.startswith(f"{NAMESPACE}__")}
     figures = {
         "pods a pipeline": f"{len(pods) / count:.2f} ({len(pods)} of {count} pipelines in one namespace)",
         "idle memory a pipeline": f"{sum(memory.values()) / count / 2**20:.0f} MiB",
         "idle memory by pod": ", ".join(f"{pod} {size / 2**20:.0f} MiB" for pod, size in sorted(memory.items())),
-        "Postgres connections a pipeline": f"{sum(ours.values()) / count:.2f}",
-        "Postgres connections by login": ", ".join(f"{login} {number}" for login, number in sorted(ours.items())),
+        "Postgres connections a pipeline": f"{sum(logins.values()) / count:.2f}",
+        "Postgres connections by login": ", ".join(f"{login} {number}" for login, number in sorted(logins.items())),
         "Postgres connections in all": str(sum(connections.values())),
     }
     world.figures.update(figures)
     assert memory.keys() == {pod["metadata"]["name"] for pod in pods}
-    assert ours != {}
+    assert logins != {}

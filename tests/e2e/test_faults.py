@@ -47,15 +47,15 @@ def server_pods(world: Any, server: str) -> list[dict[str, Any]]:
     return [pod for pod in pods if pod["metadata"]["name"].startswith(f"dev-stack-{server}-")]
 
 
-def seconds_until(eventually: Callable[..., Any], check: Callable[[], Any], *, most: float, what: str) -> float:
+def seconds_until(eventually: Callable[..., Any], check: Callable[[], Any], *, limit: float, what: str) -> float:
     """Return the seconds until `check` is true."""
     begun = time.monotonic()
-    eventually(check, seconds=most * _PATIENCE, what=what)
+    eventually(check, seconds=limit * _PATIENCE, what=what)
     return time.monotonic() - begun
 
 
 @pytest.mark.parametrize(
-    ("server", "named"),
+    ("server", "expected_name"),
     [
         pytest.param(
             "postgres",
@@ -76,7 +76,7 @@ def seconds_until(eventually: Callable[..., Any], check: Callable[[], Any], *, m
 )
 def test_a_server_that_hangs_under_load_loses_no_event_and_restarts_no_pod(
     server: str,
-    named: str,
+    expected_name: str,
     world: Any,
     shop: Any,
     eventually: Callable[..., Any],
@@ -91,16 +91,19 @@ def test_a_server_that_hangs_under_load_loses_no_event_and_restarts_no_pod(
     with shop.load(some_orders(_EVENTS, after=shop.number), seconds=_FROZEN_SECONDS):
         with frozen(server_pods(world, server)):
             began = time.monotonic()
-            if named:
+            if expected_name:
                 seconds = seconds_until(
-                    eventually, lambda: _names(ready(world, shop), named), most=_NAMED_SECONDS, what=f"{named} is named"
+                    eventually,
+                    lambda: _names(ready(world, shop), expected_name),
+                    limit=_NAMED_SECONDS,
+                    what=f"{expected_name} is named",
                 )
                 record_property("told", f"{seconds:.0f}")
             time.sleep(max(0.0, _FROZEN_SECONDS - (time.monotonic() - began)))
-            if not named:
+            if not expected_name:
                 assert ready(world, shop)[0] == "True"
         seconds = seconds_until(
-            eventually, lambda: ready(world, shop)[0] == "True", most=_READY_SECONDS * 2, what="Ready is true again"
+            eventually, lambda: ready(world, shop)[0] == "True", limit=_READY_SECONDS * 2, what="Ready is true again"
         )
         record_property("recovered", f"{seconds:.0f}")
     shop.check()

@@ -25,7 +25,7 @@ _CPU = "100m"
 _PARTITIONS = 12
 _FOLLOW_SECONDS, _CATCH_UP_SECONDS, _STABILIZATION_SECONDS = 120.0, 60.0, 30.0
 _LAG_THRESHOLD = 20_000
-_MOST_REBALANCES, _MOST_DOWN = 3, 2
+_MAX_REBALANCES, _MAX_DOWN = 3, 2
 _HIGH_SECONDS, _LOOKBACK_SECONDS = 75.0, 15.0
 _TRIED = 15_000
 _LOW_SHARE = 0.2
@@ -46,7 +46,7 @@ _SCALING = {
 def shop(world: Any, orders: Callable[..., Any]) -> Iterator[Any]:
     """Create a pipeline with one processor in a new namespace."""
     namespace = world.new_namespace("tenfold")
-    sent = world.pipeline(with_slow_processors(orders("orders", namespace), most=1))
+    sent = world.pipeline(with_slow_processors(orders("orders", namespace), max_replicas=1))
     yield sent
     sent.platform.leave()
     world.begin_to_delete_namespaces([namespace])
@@ -61,43 +61,46 @@ def test_scaling_follows_ten_times_the_load_with_few_changes(
     process the backlog.
     """
     rate = measured_speed(shop, events(some_orders, _TRIED))
-    with_slow_processors(shop.platform.document, most=4)
+    with_slow_processors(shop.platform.document, max_replicas=4)
     shop.platform.apply()
     time.sleep(_LOOKBACK_SECONDS)  # The events of the measurement do not count as load any more.
     low = int(rate * _LOW_SHARE)
     high = low * 10
     with shop.load(events(some_orders, 15 * low, after=shop.number), seconds=15.0):
-        seen = watch(world, shop, seconds=15.0)
-    assert {replicas for _, replicas, _ in seen if replicas} == {1}, "one processor is enough for a tenth of the load"
+        observations = watch(world, shop, seconds=15.0)
+    assert {replicas for _, replicas, _ in observations if replicas} == {1}, (
+        "one processor is enough for a tenth of the load"
+    )
     with shop.load(events(some_orders, round(_HIGH_SECONDS * high), after=shop.number), seconds=_HIGH_SECONDS):
-        seen = watch(world, shop, seconds=_HIGH_SECONDS)
-    seen += watch(world, shop, seconds=_CATCH_UP_SECONDS, after=_HIGH_SECONDS, enough=_LAG_THRESHOLD)
-    most = max(replicas for _, replicas, _ in seen)
-    followed = next(at for at, replicas, _ in seen if replicas == most)
-    over = [at for at, _, lag in seen if lag > _LAG_THRESHOLD]
+        observations = watch(world, shop, seconds=_HIGH_SECONDS)
+    observations += watch(world, shop, seconds=_CATCH_UP_SECONDS, after=_HIGH_SECONDS, enough=_LAG_THRESHOLD)
+    max_replicas = max(replicas for _, replicas, _ in observations)
+    followed = next(at for at, replicas, _ in observations if replicas == max_replicas)
+    over = [at for at, _, lag in observations if lag > _LAG_THRESHOLD]
     resource = world.get("analyticspipeline", shop.platform.name, shop.platform.namespace)
     why = resource["status"].get("scaling", {}).get("message")
     ended = time.monotonic()
     eventually(lambda: running(world, shop) == 1, what="one processor runs again", seconds=180.0)
+    max_lag = max(lag for _, _, lag in observations)
     world.figures["ten times the load"] = (
-        f"{low} -> {high} events/s, speed of one processor {rate:.0f}: {most} processors ready after {followed:.0f} s,"
-        f" maximal lag {max(lag for _, _, lag in seen):,}, one processor {time.monotonic() - ended:.0f} s after the end"
+        f"{low} -> {high} events/s, speed of one processor {rate:.0f}: {max_replicas} processors ready after"
+        f" {followed:.0f} s, maximal lag {max_lag:,}, one processor {time.monotonic() - ended:.0f} s after the end"
     )
-    assert most > 1, "scaling starts more than one processor"
+    assert max_replicas > 1, "scaling starts more than one processor"
     assert followed <= _FOLLOW_SECONDS
     assert (over[-1] - followed if over else 0.0) <= _CATCH_UP_SECONDS
-    assert seen[-1][2] <= _LAG_THRESHOLD
+    assert observations[-1][2] <= _LAG_THRESHOLD
     changes = changes_in_events(world, shop)
-    assert len([after for before, after in changes if after > before]) <= _MOST_REBALANCES, changes
+    assert len([after for before, after in changes if after > before]) <= _MAX_REBALANCES, changes
     downs = [after for before, after in changes if after < before]
     # On a busy machine, the load ends late. Then two processors may be enough before one is enough.
     assert downs[-1:] == [1], f"the last change is to one processor; message under load: {why}"
-    assert len(downs) <= _MOST_DOWN, f"{downs}; message under load: {why}"
+    assert len(downs) <= _MAX_DOWN, f"{downs}; message under load: {why}"
     shop.check()
 
 
-def with_slow_processors(document: dict[str, Any], *, most: int) -> dict[str, Any]:
-    """Change a pipeline: up to `most` processors, each with little CPU time, search the events' texts."""
+def with_slow_processors(document: dict[str, Any], *, max_replicas: int) -> dict[str, Any]:
+    """Change a pipeline: up to `max_replicas` processors, each with little CPU time, search the events' texts."""
     source, aggregations = document["spec"]["source"], document["spec"]["aggregations"]
     source["topic"]["partitions"] = _PARTITIONS
     if len(source["fields"]) == 4:
@@ -109,7 +112,7 @@ def with_slow_processors(document: dict[str, Any], *, most: int) -> dict[str, An
     processor = {"flushInterval": "250ms", "resources": {"limits": {"cpu": _CPU}}}
     document["spec"] |= {
         "transform": {"derive": derive},
-        "processor": processor | {"scaling": {**_SCALING, "maxReplicas": most}},
+        "processor": processor | {"scaling": {**_SCALING, "maxReplicas": max_replicas}},
     }
     return document
 
@@ -127,18 +130,18 @@ def measured_speed(shop: Any, frame: pl.DataFrame) -> float:
 
     A mean would be lower on a busy machine. Then the high load might not need more processors.
     """
-    seen = [(time.monotonic(), counted(shop))]
+    counts = [(time.monotonic(), counted(shop))]
     shop.send(frame)
     last = shop.totals.acknowledged
 
     def done() -> bool:
         now, number = time.monotonic(), counted(shop)
-        if number > seen[-1][1]:
-            seen.append((now, number))
+        if number > counts[-1][1]:
+            counts.append((now, number))
         return number >= last
 
     until(done, seconds=180.0, what="all events are counted")
-    pairs = ((before, after) for before in seen for after in seen if after[0] - before[0] >= 3.0)
+    pairs = ((before, after) for before in counts for after in counts if after[0] - before[0] >= 3.0)
     return max((after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs)
 
 
@@ -175,15 +178,15 @@ def watch(
     Returns:
         Seconds since the start of the load, the number of processors (0 while it changes), and the lag.
     """
-    began, seen = time.monotonic() - after, []
-    while time.monotonic() - began < after + seconds and not (seen and seen[-1][2] <= enough):
+    began, observations = time.monotonic() - after, []
+    while time.monotonic() - began < after + seconds and not (observations and observations[-1][2] <= enough):
         try:
             replicas, behind = running(world, shop), lag(shop)
         except (DemoError, httpx.TransportError):
             continue  # The next observation retries.
-        seen.append((time.monotonic() - began, replicas, behind))
+        observations.append((time.monotonic() - began, replicas, behind))
         time.sleep(2.0)
-    return seen
+    return observations
 
 
 def changes_in_events(world: Any, shop: Any) -> list[tuple[int, int]]:

@@ -49,9 +49,9 @@ def settled(world: Any, shop: Any) -> bool:
     """Return whether the pipeline is ready and all its Deployments are rolled out."""
     namespace = shop.platform.namespace
     for item in world.json("get", "deployments", "--namespace", namespace)["items"]:
-        status, wanted = item["status"], item["spec"]["replicas"]
+        status, replicas = item["status"], item["spec"]["replicas"]
         counts = [status.get(name, 0) for name in ("replicas", "updatedReplicas", "readyReplicas")]
-        if status.get("observedGeneration") != item["metadata"]["generation"] or counts != [wanted] * 3:
+        if status.get("observedGeneration") != item["metadata"]["generation"] or counts != [replicas] * 3:
             return False
     conditions = world.get("analyticspipeline", "orders", namespace)["status"]["conditions"]
     return {c["type"]: c["status"] for c in conditions if c["status"] == "True"}.keys() >= {"Ready", "ProcessorsReady"}
@@ -68,9 +68,9 @@ def test_an_upgrade_under_load_loses_and_repeats_no_event(
     world: Any, shop: Any, previous_chart: Path, eventually: Callable[..., Any], some_orders: Callable[..., Any]
 ) -> None:
     """`helm upgrade` with changed values updates the CRD, the operator and then all pods."""
-    wanted = columns(world)
+    expected = columns(world)
     world.helm.install_operator("operator.logLevel=DEBUG", chart=previous_chart)
-    assert columns(world) == wanted[:-1]
+    assert columns(world) == expected[:-1]
     eventually(
         lambda: log_levels(world, shop) == {"DEBUG"} and settled(world, shop),
         what="the pipeline runs with the previous version",
@@ -83,7 +83,7 @@ def test_an_upgrade_under_load_loses_and_repeats_no_event(
         eventually(lambda: settled(world, shop), what="all Deployments are rolled out", seconds=300.0)
         world.figures["helm upgrade until all pods are replaced"] = f"{time.monotonic() - begun:.0f} s"
     shop.check()
-    assert columns(world) == wanted
+    assert columns(world) == expected
 
 
 @pytest.mark.fault("operator-killed", "the other leads; what was asked for is done")

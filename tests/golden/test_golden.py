@@ -34,9 +34,9 @@ def rendered(example: Path) -> dict[str, str]:
     (document,) = load_documents(example.read_text())
     plan = build_plan(AnalyticsPipeline.model_validate(document), Platform(), 1)
     return {
-        "topics.yaml": _yaml([describe.topic(topic) for topic in plan.topics]),
+        "topics.yaml": _yaml([describe.describe_topic(topic) for topic in plan.topics]),
         "schema.sql": sql.script(plan.schema),
-        "workloads.yaml": _yaml([describe.workload(workload) for workload in plan.workloads]),
+        "workloads.yaml": _yaml([describe.describe_workload(workload) for workload in plan.workloads]),
         "config.json": plan.config + "\n",
     }
 

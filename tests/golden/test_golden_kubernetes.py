@@ -19,8 +19,8 @@ from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.cluster_settings import ConnectWorkers, Placement
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.render.connect import connect_manifests
-from tidemill_operator.plan.render.kubernetes import common, render
-from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.plan.render.kubernetes import common_manifests, render
+from tidemill_operator.plan.render.object_metadata import OwnerReference
 from tidemill_operator.plan.render.pods import Revisions
 from tidemill_operator.settings import Platform
 
@@ -57,7 +57,7 @@ def manifests(
     document["spec"]["source"] |= source
     plan = build_plan(AnalyticsPipeline.model_validate(document), Platform(runtime="kubernetes"), 1)
     owner = OwnerReference("0b5e7a3c-0000-4000-8000-000000000001", plan.name)
-    rendered = list(common(plan.namespace, sharing=[owner], placement=placement))
+    rendered = list(common_manifests(plan.namespace, sharing=[owner], placement=placement))
     for workload in plan.workloads:
         rendering = render(
             workload,
@@ -85,7 +85,9 @@ CASES["flights-other-cluster"] = (EXAMPLES[0], PLAIN, {}, source_on_another_clus
 CASES["python-stage"] = (EXAMPLES[0].parent / "events" / "python-stage.yaml", FULL, {}, {})
 
 
-CONNECT = ConnectWorkers("registry.example/connect:1", replicas=2, egress_ports=(3306,), caller="tidemill-system")
+CONNECT = ConnectWorkers(
+    "registry.example/connect:1", replicas=2, egress_ports=(3306,), caller_namespace="tidemill-system"
+)
 
 
 def connect_workers() -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from kubernetes import client
 
 from kube import binaries
 from kube.controlplane import ControlPlane
-from tidemill_operator.actuators.kubernetes.api import Api, load
+from tidemill_operator.actuators.kubernetes.api import Api, load_configuration
 from tidemill_operator.cluster.removal import uninstall
 from tidemill_operator.errors import TidemillError
 from waiting import eventually
@@ -68,14 +68,16 @@ def installed(run: Run) -> Run:
 
 def _pods(run: Run) -> list[str]:
     """Return the sorted names of the pods, without those of the job that runs every two minutes."""
-    lasting = "app.kubernetes.io/component!=reclaim"
-    return sorted(run("kubectl", "get", "pods", "--namespace", HOME, "--selector", lasting, "--output", "name").split())
+    selector = "app.kubernetes.io/component!=reclaim"
+    return sorted(
+        run("kubectl", "get", "pods", "--namespace", HOME, "--selector", selector, "--output", "name").split()
+    )
 
 
 def _account(run: Run, control_plane: ControlPlane) -> Api:
     """Return a client that has only the rights of the operator's service account."""
     token = run("kubectl", "create", "token", "tidemill", "--namespace", HOME).strip()
-    admin = load({"KUBECONFIG": str(control_plane.kubeconfig)})
+    admin = load_configuration({"KUBECONFIG": str(control_plane.kubeconfig)})
     configuration = client.Configuration(host=admin.host)
     configuration.ssl_ca_cert = admin.ssl_ca_cert
     configuration.api_key = {"BearerToken": token}
@@ -160,8 +162,8 @@ def test_uninstalling_removes_finalizers_webhooks_and_the_operators_objects(
     assert sorted(uninstall.uninstall(api, installation)) == [f"{PIPELINES}/both", f"{PIPELINES}/ours"]
     names = [name for name in _pods(installed) if name.startswith("pod/tidemill")]
     assert names == []
-    left = installed("kubectl", "get", "analyticspipelines", "--namespace", PIPELINES, "--output", "json")
-    finalizers = {item["metadata"]["name"]: item["metadata"].get("finalizers") for item in json.loads(left)["items"]}
+    output = installed("kubectl", "get", "analyticspipelines", "--namespace", PIPELINES, "--output", "json")
+    finalizers = {item["metadata"]["name"]: item["metadata"].get("finalizers") for item in json.loads(output)["items"]}
     assert finalizers == {"both": ["example.com/x"], "none": None}
     kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
     assert CLUSTER_NAME not in installed("kubectl", "get", kinds, "--output", "name")

@@ -18,7 +18,7 @@ FRAME = b"\0\0\0\0\7"
 
 def schema_of(document: Any) -> AvroSchema:
     """Parse an Avro schema that is given as a document."""
-    return AvroSchema.of(Schema(json.dumps(document)))
+    return AvroSchema.parse(Schema(json.dumps(document)))
 
 
 def row_of(number: int) -> type:

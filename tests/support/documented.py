@@ -67,17 +67,17 @@ class ClusterPage:
 
     Attributes:
         file: the file for the example with this namespace.
-        told: the output of each command, by the beginning of the command.
+        outputs: the output of each command, by the beginning of the command.
     """
 
     kubectl: Kubectl
     namespace: str
     file: Path
-    told: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Create the pipeline, list it, and request new passwords. Later calls do nothing."""
-        if self.told:
+        if self.outputs:
             return
         text = (ROOT / _EXAMPLE).read_text()
         self.file.write_text(text.replace("namespace: analytics", f"namespace: {self.namespace}"))
@@ -100,4 +100,4 @@ class ClusterPage:
             ["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=960, check=False
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
-        self.told[beginning] = done.stdout
+        self.outputs[beginning] = done.stdout

@@ -39,10 +39,10 @@ def owner() -> Path | None:
     """Return the folder of the cluster on this machine, or None if there is no cluster."""
     if shutil.which("ip") is None:  # `up` installs this program, so it has never run here.
         return None
-    shown = subprocess.run(["ip", "-json", "link", "show", BRIDGE], capture_output=True, text=True, check=False)
-    if shown.returncode != 0:
+    output = subprocess.run(["ip", "-json", "link", "show", BRIDGE], capture_output=True, text=True, check=False)
+    if output.returncode != 0:
         return None
-    return Path(json.loads(shown.stdout)[0].get("ifalias", "/"))
+    return Path(json.loads(output.stdout)[0].get("ifalias", "/"))
 
 
 def set_up(place: Layout) -> None:
@@ -82,11 +82,11 @@ def links_to_pods() -> list[str]:
     A link outlives its pod while the kernel still tries to end connections, about a minute. The link's route would
     take the packets of a later cluster's pod with the same address.
     """
-    shown = subprocess.run(["ip", "-json", "-4", "address"], capture_output=True, text=True, check=True)
+    output = subprocess.run(["ip", "-json", "-4", "address"], capture_output=True, text=True, check=True)
     pods = ipaddress.ip_network(layout.POD_RANGE)
     return [
         link["ifname"]
-        for link in json.loads(shown.stdout)
+        for link in json.loads(output.stdout)
         if link["ifname"].startswith("veth")
         and any(ipaddress.ip_address(address["local"]) in pods for address in link["addr_info"])
     ]

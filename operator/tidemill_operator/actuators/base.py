@@ -31,22 +31,22 @@ class PipelineSecrets:
     """The database logins of a pipeline.
 
     Attributes:
-        following: new logins that the rotation has not activated yet.
+        staged: new logins that the rotation has not activated yet.
         retire_at: earliest time to disable the replaced logins, or None if they are already disabled.
     """
 
     writer: PostgresCredentials = field(repr=False)
     reader: PostgresCredentials = field(repr=False)
     changed: int = 0
-    following: tuple[PostgresCredentials, ...] = field(default=(), repr=False)
+    staged: tuple[PostgresCredentials, ...] = field(default=(), repr=False)
     retire_at: dt.datetime | None = None
-    rotated: str = ""
+    completed_rotation: str = ""
 
 
 class Topics(Protocol):
     """The actuator for Kafka topics."""
 
-    def brokers(self) -> int:
+    def broker_count(self) -> int:
         """Return the number of brokers."""
         ...
 
@@ -58,7 +58,7 @@ class Topics(Protocol):
         """Return the existing topics."""
         ...
 
-    def gone(self, names: Sequence[str]) -> frozenset[str]:
+    def find_missing(self, names: Sequence[str]) -> frozenset[str]:
         """Return the topics that every broker reports as missing."""
         ...
 
@@ -82,7 +82,7 @@ class OtherClusters(Protocol):
         """Return a topic, or None if it does not exist or the login may not describe it."""
         ...
 
-    def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
+    def find_missing(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
         """Return the topics that every broker reports as missing."""
         ...
 
@@ -102,7 +102,7 @@ class NoClusters:
         )
         raise TidemillError(Reason.UNREACHABLE, message)
 
-    def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
+    def find_missing(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
         """Return no topic."""
         return frozenset()
 
@@ -110,10 +110,10 @@ class NoClusters:
 class Schemas(Protocol):
     """The actuator for Postgres schemas."""
 
-    def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
+    def lock(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
         """Lock a schema and its topics against other operators.
 
-        Yields a function that checks the lock, and raises NotOurTurn if another operator took the lock.
+        Yields a function that checks the lock, and raises LockNotHeldError if another operator took the lock.
         """
         ...
 

@@ -50,34 +50,36 @@ class Rotation(BaseModel):
     switched_at: dt.datetime | None = None
 
 
-def due(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str]:
+def files_to_ensure(files: Files, *, writer: str, reader: str, rotate: str) -> dict[str, str]:
     """Return the files to write. If the rotation request `rotate` has changed, a rotation of the logins starts.
 
     Raises:
         TidemillError: a file has invalid content.
     """
-    made: dict[str, str] = {}
+    changed: dict[str, str] = {}
     before = _rotation(files)
-    in_force: dict[str, PostgresCredentials] = {}
+    active: dict[str, PostgresCredentials] = {}
     for file, role in ((WRITER, writer), (READER, reader)):
         login = _login(files, file) if file in files else None
-        if login is None or login.user not in (role, *names.logins(role)):
-            taken = before.following.get(file)
-            login = new_login(_other(taken.user if taken else names.logins(role)[1], role))
-            made[file] = login.model_dump_json()
-        in_force[file] = login
+        if login is None or login.user not in (role, *names.login_roles(role)):
+            staged = before.following.get(file)
+            login = new_login(_other_user(staged.user if staged else names.login_roles(role)[1], role))
+            changed[file] = login.model_dump_json()
+        active[file] = login
     if API_KEYS not in files:
         keys, key = new_api_key()
-        made |= {API_KEY: f"{key}\n", API_KEYS: keys.model_dump_json(indent=1)}
-    after = _staged(before, in_force, {WRITER: writer, READER: reader}, rotate, fresh=made.keys() >= {WRITER, READER})
+        changed |= {API_KEY: f"{key}\n", API_KEYS: keys.model_dump_json(indent=1)}
+    after = _start_rotation(
+        before, active, {WRITER: writer, READER: reader}, rotate, fresh=changed.keys() >= {WRITER, READER}
+    )
     if after != before:
-        made[ROTATION] = after.model_dump_json()
-    return made
+        changed[ROTATION] = after.model_dump_json()
+    return changed
 
 
-def _staged(
+def _start_rotation(
     rotation: Rotation,
-    in_force: Mapping[str, PostgresCredentials],
+    active: Mapping[str, PostgresCredentials],
     roles: Mapping[str, str],
     rotate: str,
     *,
@@ -85,23 +87,23 @@ def _staged(
 ) -> Rotation:
     if rotation.following:
         return rotation.model_copy(update={"wanted": rotate or rotation.wanted})
-    asked = bool(rotate) and rotate != rotation.done
-    if asked and fresh:
+    requested = bool(rotate) and rotate != rotation.done
+    if requested and fresh:
         return Rotation(done=rotate)
     # Rotate logins of earlier Tidemill versions, which used the group role as the login.
-    outdated = any(login.user == roles[file] for file, login in in_force.items())
-    if rotation.switched_at is not None or not (asked or outdated):
+    outdated = any(login.user == roles[file] for file, login in active.items())
+    if rotation.switched_at is not None or not (requested or outdated):
         return rotation
-    following = {file: new_login(_other(login.user, roles[file])) for file, login in in_force.items()}
+    following = {file: new_login(_other_user(login.user, roles[file])) for file, login in active.items()}
     return rotation.model_copy(update={"wanted": rotate or rotation.done, "following": following})
 
 
-def _other(user: str, role: str) -> str:
-    first, second = names.logins(role)
+def _other_user(user: str, role: str) -> str:
+    first, second = names.login_roles(role)
     return second if user == first else first
 
 
-def switched(files: Files, now: dt.datetime) -> dict[str, str]:
+def files_to_switch(files: Files, now: dt.datetime) -> dict[str, str]:
     """Return the files that activate new logins, or an empty mapping if there are no new logins."""
     rotation = _rotation(files)
     if not rotation.following:
@@ -113,7 +115,7 @@ def switched(files: Files, now: dt.datetime) -> dict[str, str]:
     }
 
 
-def retired(files: Files) -> dict[str, str]:
+def files_to_retire(files: Files) -> dict[str, str]:
     """Return the files to write at the end of a rotation. If no replaced login is enabled, the result is empty."""
     rotation = _rotation(files)
     if rotation.switched_at is None:
@@ -121,21 +123,21 @@ def retired(files: Files) -> dict[str, str]:
     return {ROTATION: rotation.model_copy(update={"switched_at": None}).model_dump_json()}
 
 
-def told(files: Files, *, patience_seconds: float, changed: int) -> PipelineSecrets:
+def read_logins(files: Files, *, retire_delay_seconds: float, changed: int) -> PipelineSecrets:
     """Return the logins that are stored in the files of a pipeline.
 
     Raises:
         TidemillError: a file has invalid content.
     """
     rotation = _rotation(files)
-    at = rotation.switched_at
+    switched_at = rotation.switched_at
     return PipelineSecrets(
         _login(files, WRITER),
         _login(files, READER),
         changed,
-        following=tuple(rotation.following.values()),
-        retire_at=at + dt.timedelta(seconds=patience_seconds) if at else None,
-        rotated=rotation.done,
+        staged=tuple(rotation.following.values()),
+        retire_at=switched_at + dt.timedelta(seconds=retire_delay_seconds) if switched_at else None,
+        completed_rotation=rotation.done,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tidemill_operator.errors import Reason, TidemillError
 
 
-class MemoryPart:
+class MemoryActuator:
     """A base for in-memory actuators. Every call raises `failure` unless it is None."""
 
     def __init__(self) -> None:
@@ -13,11 +13,11 @@ class MemoryPart:
         self.calls: list[str] = []
         self.failure: Exception | None = None
 
-    def unreachable(self, who: str) -> None:
+    def make_unreachable(self, server: str) -> None:
         """Make each call fail as if the server did not answer."""
-        self.failure = TidemillError(Reason.UNREACHABLE, f"{who} does not answer")
+        self.failure = TidemillError(Reason.UNREACHABLE, f"{server} does not answer")
 
-    def _called(self, what: str) -> None:
-        self.calls.append(what)
+    def _record_call(self, call: str) -> None:
+        self.calls.append(call)
         if self.failure is not None:
             raise self.failure

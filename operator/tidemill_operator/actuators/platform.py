@@ -8,7 +8,7 @@ from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.settings import Platform
 
 
-def topics_of(platform: Platform) -> KafkaTopics:
+def topics_actuator(platform: Platform) -> KafkaTopics:
     """Return the actuator for topics in the platform's own Kafka."""
     return KafkaTopics(
         platform.kafka_brokers,
@@ -18,6 +18,6 @@ def topics_of(platform: Platform) -> KafkaTopics:
     )
 
 
-def connectors_of(platform: Platform) -> KafkaConnect | None:
+def connectors_actuator(platform: Platform) -> KafkaConnect | None:
     """Return the actuator of connectors, or None if the platform names no Kafka Connect."""
     return KafkaConnect(ConnectClient(platform.connect_url)) if platform.connect_url else None

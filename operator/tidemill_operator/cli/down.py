@@ -19,8 +19,8 @@ from tidemill_operator.processes.files import LockTaken, locked
 
 _STOP_SECONDS = 60.0
 # everything that `up` creates in its folder; other files in the folder are kept
-_OURS = ("kafka", "redis", "pipelines", "secrets", "state", "logs", "run")
-_OUR_FILES = ("ports.json", "status.json", "postgres-admin.password", "lock")
+_DATA_FOLDERS = ("kafka", "redis", "pipelines", "secrets", "state", "logs", "run")
+_DATA_FILES = ("ports.json", "status.json", "postgres-admin.password", "lock")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -74,9 +74,9 @@ def _delete(data_dir: Path) -> None:
     try:
         with locked(data_dir / "lock", wait_seconds=5.0):
             remove_data(data_dir)
-            for name in _OURS:
+            for name in _DATA_FOLDERS:
                 shutil.rmtree(data_dir / name, ignore_errors=True)
-            for name in _OUR_FILES:
+            for name in _DATA_FILES:
                 (data_dir / name).unlink(missing_ok=True)
     except LockTaken as error:
         raise CommandError(f"{error}; stop that process first") from error

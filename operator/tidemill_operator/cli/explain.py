@@ -53,26 +53,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def find_pipeline(pipelines: Mapping[str, Mapping[str, Any]], wanted: str) -> tuple[str, Mapping[str, Any]]:
+def find_pipeline(pipelines: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, Mapping[str, Any]]:
     """Return the key and the state of the pipeline with a given name or key (`namespace/name`).
 
     Raises:
         CommandError: no pipeline has that name, or several have it.
     """
-    matches = [key for key in pipelines if wanted in (key, key.partition("/")[2])]
+    matches = [key for key in pipelines if name in (key, key.partition("/")[2])]
     if len(matches) == 1:
         return matches[0], pipelines[matches[0]]
     if matches:
-        raise CommandError(f"'{wanted}' is the name of several pipelines: write one of {', '.join(sorted(matches))}")
-    raise CommandError(f"no pipeline '{wanted}' runs here; running pipelines: {', '.join(sorted(pipelines)) or 'none'}")
+        raise CommandError(f"'{name}' is the name of several pipelines: write one of {', '.join(sorted(matches))}")
+    raise CommandError(f"no pipeline '{name}' runs here; running pipelines: {', '.join(sorted(pipelines)) or 'none'}")
 
 
 def _history(decisions: list[dict[str, Any]]) -> list[str]:
     lines = ["", "decisions, latest first:"] if decisions else []
     for record in reversed(decisions):
         at = dt.datetime.fromtimestamp(record["at"], dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        changes = record["current"] != record["desired"]
-        what = f"{record['current']} → {record['desired']}" if changes else f"stays at {record['current']}"
+        changed = record["current"] != record["desired"]
+        what = f"{record['current']} → {record['desired']}" if changed else f"stays at {record['current']}"
         limit = f", limited by {record['limitedBy']}" if record["limitedBy"] else ""
         needed = "" if record["need"] is None else f", needed {record['need']}"
         lines.append(f"  {at}  {what}  {record['reason']}{limit}{needed}")

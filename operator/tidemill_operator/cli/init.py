@@ -23,16 +23,16 @@ from tidemill_operator.cli.options import add_data_dir
 from tidemill_operator.cli.status import is_running, read_state
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.event_files.content import EventFileError
-from tidemill_operator.event_files.event_file import FORMATS, EventFile, Reading, decoded
+from tidemill_operator.event_files.event_file import FORMATS, EventFile, ReadOptions, decode_or_none
 from tidemill_operator.inference.columns import Sample, collect
 from tidemill_operator.inference.document import NothingFound, Origin, draft
-from tidemill_operator.inference.envelopes import unwrapped
+from tidemill_operator.inference.envelopes import unwrap_events
 from tidemill_operator.inference.naming import pipeline_name
 from tidemill_operator.inference.zone import local_zone
 from tidemill_operator.laptop import ports
 from tidemill_operator.settings import Platform
 
-_MOST_RECORDS = 10_000
+_MAX_RECORDS = 10_000
 _FILE_NAME = (os.sep, ".csv", ".tsv", ".txt", ".json", ".ndjson", ".jsonl", ".parquet", ".gz")
 _DESCRIPTION = """\
 Draft a pipeline from your own events. Fields, paths, types, time formats, a key, the event time, a window and metrics
@@ -77,15 +77,15 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--run",
         action="store_true",
-        dest="go_on",
+        dest="run_pipeline",
         help="also run the pipeline (`up`) and send the events to it (`send`)",
     )
     add_data_dir(parser, "data folder of the running `up`, or of the `up` that --run starts")
     ports.add_options(parser.add_argument_group("options of `up`, for --run"))
-    add_reading(parser)
+    add_read_options(parser)
 
 
-def add_reading(parser: argparse.ArgumentParser) -> None:
+def add_read_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options for reading a file."""
     parser.add_argument(
         "--format", choices=FORMATS, help="format of the file; default: detected from the file's beginning and name"
@@ -98,7 +98,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def reading_of(args: argparse.Namespace) -> Reading:
+def read_options(args: argparse.Namespace) -> ReadOptions:
     """Return the options for reading a file.
 
     Raises:
@@ -107,7 +107,7 @@ def reading_of(args: argparse.Namespace) -> Reading:
     delimiter = "\t" if args.delimiter in ("\\t", "tab") else args.delimiter
     if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
         raise CommandError(f"--delimiter {args.delimiter!r}: write one character, or tab", code=EXIT_USAGE)
-    return Reading(args.format, args.encoding, delimiter)
+    return ReadOptions(args.format, args.encoding, delimiter)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CommandError: the source is missing or has no event, or the output exists with different content.
     """
-    if args.go_on and (args.source == "-" or Path(args.source).is_fifo()):
+    if args.run_pipeline and (args.source == "-" or Path(args.source).is_fifo()):
         problem = "--run cannot read a pipe twice: write the pipe's content to a file"
         raise CommandError(problem, code=EXIT_USAGE)
     if args.name and pipeline_name(args.name) != args.name:
@@ -127,12 +127,12 @@ def run(args: argparse.Namespace) -> int:
         check_zone(zone)
     except ValueError as error:
         raise CommandError(f"--zone {zone}: {error}", code=EXIT_USAGE) from None
-    path = _path(args.source)
-    name = args.name or pipeline_name(_stem(path) if path is not None else _words(args.source))
-    output = args.output or (Path(f"{name}.yaml") if args.go_on else None)
+    path = _source_path(args.source)
+    name = args.name or pipeline_name(_stem(path) if path is not None else _topic_stem(args.source))
+    output = args.output or (Path(f"{name}.yaml") if args.run_pipeline else None)
     try:
         is_topic = path is None and args.source != "-"
-        text = _of_topic(args, name, zone) if is_topic else _of_file(args, path, name, zone)
+        text = _draft_from_topic(args, name, zone) if is_topic else _draft_from_file(args, path, name, zone)
     except (EventFileError, NothingFound, TidemillError) as error:
         raise CommandError(str(error)) from None
     if output is None:
@@ -140,14 +140,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _write(output, text)
     print(f"wrote {output}: types, event time, groups and metrics are guesses, so check them", flush=True)
-    if not args.go_on:
+    if not args.run_pipeline:
         return 0
     from tidemill_operator.cli.init_run import run_and_send  # avoids an import cycle
 
     return run_and_send(args, output, name, path)
 
 
-def _path(source: str) -> Path | None:
+def _source_path(source: str) -> Path | None:
     """Return the file that `source` names, or None for the standard input or a topic."""
     if source == "-":
         return None
@@ -161,31 +161,31 @@ def _path(source: str) -> Path | None:
     return None
 
 
-def _of_file(args: argparse.Namespace, path: Path | None, name: str, zone: str) -> str:
-    with EventFile(path, reading_of(args)) as file:
+def _draft_from_file(args: argparse.Namespace, path: Path | None, name: str, zone: str) -> str:
+    with EventFile(path, read_options(args)) as file:
         table = file.table
         decimals = None if table is None else dict(zip(table.columns, table.dialect.decimals, strict=True))
-        values = (value for _, value in file.members())
-        envelope, rows = unwrapped(values) if table is None else ("none", values)
+        values = (value for _, value in file.numbered_values())
+        envelope, rows = unwrap_events(values) if table is None else ("none", values)
         sample = collect(rows, decimals=decimals)
-        described = file.described
+        format_description = file.description
         for warning in file.warnings:
             print(f"tidemill init: {file.name}: {warning}", file=sys.stderr)
-    written = shlex.quote(str(args.output or f"{name}.yaml"))
-    hints = f"tidemill up -f {written}", f"tidemill send -f {shlex.quote(args.source)} --pipeline {name}"
+    output = shlex.quote(str(args.output or f"{name}.yaml"))
+    hints = f"tidemill up -f {output}", f"tidemill send -f {shlex.quote(args.source)} --pipeline {name}"
     origin = Origin(
         label=args.source if path is not None else "standard input",
         envelope=envelope,
-        described=described,
+        format_description=format_description,
         name=name,
         zone=zone,
-        assumed=args.zone is None,
+        zone_assumed=args.zone is None,
         hints=tuple(map(one_line, hints)),
     )
     return draft(sample, origin, _now_ms())
 
 
-def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
+def _draft_from_topic(args: argparse.Namespace, name: str, zone: str) -> str:
     """Draft a pipeline that reads an existing topic."""
     topic, state = args.source, read_state(args.data_dir)
     platform = _platform()
@@ -195,28 +195,28 @@ def _of_topic(args: argparse.Namespace, name: str, zone: str) -> str:
     if not brokers:
         remedy = "set TIDEMILL_KAFKA_BROKERS to host:port of the Kafka that has the topic, or correct the path"
         raise CommandError(f"{topic} is not a file, and no Kafka address is set for reading a topic; {remedy}")
-    print(f"{topic} is not a file: reading the newest {_MOST_RECORDS:,} records of the topic", file=sys.stderr)
-    values = list(newest_values(brokers, topic, most=_MOST_RECORDS, config=platform.kafka_config))
+    print(f"{topic} is not a file: reading the newest {_MAX_RECORDS:,} records of the topic", file=sys.stderr)
+    values = list(newest_values(brokers, topic, limit=_MAX_RECORDS, config=platform.kafka_config))
     if sum(value[:1] == b"\0" for value in values) > len(values) / 2:
         remedy = "write source.format with its type and registry (docs/record-formats.md), and the fields of the schema"
         reason = "its records were written with a schema registry, but `init` can read only JSON records"
         raise CommandError(f"{topic}: {reason}; {remedy}")
-    envelope, rows = unwrapped(map(decoded, values))
+    envelope, rows = unwrap_events(map(decode_or_none, values))
     sample: Sample = collect(rows)
     namespace = topic.partition(".")[0] if "." in topic else None
-    prefixed = topic.startswith(f"{namespace}.") and pipeline_name(namespace or "") == namespace
+    has_namespace = topic.startswith(f"{namespace}.") and pipeline_name(namespace or "") == namespace
     hints = [f"tidemill up -f {shlex.quote(str(args.output or f'{name}.yaml'))}"]
-    if not prefixed and not platform.limits.own(topic, "default") and not platform.limits.readable(topic):
+    if not has_namespace and not platform.limits.may_manage(topic, "default") and not platform.limits.may_read(topic):
         hints.insert(0, f"export TIDEMILL_READABLE_TOPICS={shlex.quote(topic)}  # allows reading a topic of this name")
     origin = Origin(
         label=f"topic {topic}",
-        described="JSON records, the newest of each partition",
+        format_description="JSON records, the newest of each partition",
         name=name,
-        namespace=namespace if prefixed else None,
+        namespace=namespace if has_namespace else None,
         topic=topic,
         envelope=envelope,
         zone=zone,
-        assumed=args.zone is None,
+        zone_assumed=args.zone is None,
         hints=tuple(map(one_line, hints)),
     )
     return draft(sample, origin, _now_ms())
@@ -237,7 +237,7 @@ def _stem(path: Path) -> str:
     return path.name.partition(".")[0] or path.name
 
 
-def _words(topic: str) -> str:
+def _topic_stem(topic: str) -> str:
     """Return `orders` for the topic `shop.orders.events`."""
     return topic.partition(".")[2].removesuffix(".events") or topic
 

@@ -14,24 +14,24 @@ import yaml
 
 from tidemill_contract import names
 from tidemill_contract.resource.spec import AnalyticsPipeline
-from tidemill_contract.resource.validate import check
-from tidemill_operator import elsewhere
+from tidemill_contract.resource.validate import check_document
+from tidemill_operator import kafka_topics
+from tidemill_operator.cli.live_servers import LiveServers, find_servers
 from tidemill_operator.cli.main import EXIT_ERROR, EXIT_USAGE, CommandError
-from tidemill_operator.cli.observe import World, find_world
 from tidemill_operator.cli.options import add_data_dir, add_output
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.laptop.sources import Sources
+from tidemill_operator.laptop.pipeline_files import PipelineFiles
+from tidemill_operator.observation import accepted_pipeline
 from tidemill_operator.plan.build import build_plan, owner_of
-from tidemill_operator.plan.changes import Action, Change, Difference, changes
-from tidemill_operator.plan.describe import change, describe
-from tidemill_operator.plan.kafka.claims import Claim, disputes
+from tidemill_operator.plan.changes import Action, Change, Difference, find_changes
+from tidemill_operator.plan.describe import describe, describe_change
+from tidemill_operator.plan.external_inputs import external_inputs
+from tidemill_operator.plan.kafka.claims import Claim, find_conflicts
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, Owner
 from tidemill_operator.plan.model import Plan
-from tidemill_operator.plan.postgres.damage import damaged
-from tidemill_operator.plan.reads import reads
-from tidemill_operator.plan.refusals import foreign, gone, missing, refusals
+from tidemill_operator.plan.postgres.damage import damage_error
+from tidemill_operator.plan.refusals import deleted_topic_error, missing_topic_error, ownership_errors, refusals
 from tidemill_operator.reconcile import ADOPT
-from tidemill_operator.seen import accepted
 
 _SIGNS: Mapping[Action, str] = {"create": "+", "change": "~", "remove": "-"}
 _DESCRIPTION = """\
@@ -47,18 +47,18 @@ examples:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedPipeline:
     """The plan of a pipeline, and the changes that the plan would make on the servers.
 
     Attributes:
-        refused: the errors that prevent the plan from being applied.
-        runs_on: whether an earlier spec of the pipeline keeps running if this plan is refused.
+        refusals: the errors that prevent the plan from being applied.
+        keeps_running: whether an earlier spec of the pipeline keeps running if this plan is refused.
     """
 
     plan: Plan
     changes: tuple[Change, ...]
-    refused: tuple[TidemillError, ...]
-    runs_on: bool
+    refusals: tuple[TidemillError, ...]
+    keeps_running: bool
 
 
 def add_parser(subparsers: Any) -> None:
@@ -82,130 +82,132 @@ def run(args: argparse.Namespace) -> int:
         CommandError: the file is invalid, or a server does not answer.
     """
     try:
-        world = find_world(args.data_dir, os.environ)
+        servers = find_servers(args.data_dir, os.environ)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    reading = Sources([args.file], limits=world.platform.limits).poll()
-    if reading is None or reading.faults:
-        raise CommandError("\n".join(reading.faults if reading else ()), code=EXIT_USAGE)
+    content = PipelineFiles([args.file], limits=servers.platform.limits).poll()
+    if content is None or content.faults:
+        raise CommandError("\n".join(content.faults if content else ()), code=EXIT_USAGE)
     try:
-        planned = plan_documents(reading.documents.values(), world)
+        planned = plan_documents(content.documents.values(), servers)
     except TidemillError as error:
         raise CommandError(str(error)) from error
-    print(_OUTPUTS[args.output](planned, world), end="")
-    return EXIT_ERROR if any(pipeline.refused for pipeline in planned) else 0
+    print(_OUTPUTS[args.output](planned, servers), end="")
+    return EXIT_ERROR if any(pipeline.refusals for pipeline in planned) else 0
 
 
-def plan_documents(documents: Iterable[Mapping[str, Any]], world: World) -> list[Planned]:
+def plan_documents(documents: Iterable[Mapping[str, Any]], servers: LiveServers) -> list[PlannedPipeline]:
     """Plan all pipelines of a file. If two pipelines claim the same topic, the first pipeline gets it.
 
     Raises:
         TidemillError: a server does not answer.
     """
-    planned, taken = [], list[Claim]()
+    planned, claims = [], list[Claim]()
     for document in documents:
-        pipeline = plan_document(document, world, taken)
+        pipeline = plan_document(document, servers, claims)
         planned.append(pipeline)
-        if not pipeline.refused:
+        if not pipeline.refusals:
             plan = pipeline.plan
-            schema, owner = plan.schema, Owner(plan.namespace, plan.name, "", world.platform.cluster_id)
-            taken += [Claim(topic, schema.managed, owner, schema.name) for topic in schema.own_sources]
+            schema, owner = plan.schema, Owner(plan.namespace, plan.name, "", servers.platform.cluster_id)
+            claims += [Claim(topic, schema.source_managed, owner, schema.name) for topic in schema.own_sources]
     return planned
 
 
-def plan_document(document: Mapping[str, Any], world: World, taken: Iterable[Claim] = ()) -> Planned:
+def plan_document(document: Mapping[str, Any], servers: LiveServers, claims: Iterable[Claim] = ()) -> PlannedPipeline:
     """Plan one pipeline and compare it with the servers.
 
     Raises:
         TidemillError: a server does not answer.
     """
     metadata = document["metadata"]
-    schema = world.schema(names.schema(metadata.get("namespace", "default"), metadata["name"]))
-    document = {**document, "status": None, "metadata": {**metadata, "uid": _uid(metadata, world, schema)}}
-    pipeline, _ = check(document, world.platform.limits)
+    schema = servers.schema(names.schema(metadata.get("namespace", "default"), metadata["name"]))
+    document = {**document, "status": None, "metadata": {**metadata, "uid": _uid(metadata, servers, schema)}}
+    pipeline, _ = check_document(document, servers.platform.limits)
     assert pipeline is not None  # noqa: S101 - the document was checked when it was read
-    generation = metadata.get("generation") or _generation(pipeline, world, schema)
-    candidates = world.found(pipeline)
-    first = elsewhere.first_plan(pipeline, world.platform, candidates, schema)
-    live, configs = world.facts(first, schema, candidates)
-    plan = build_plan(pipeline, world.platform, generation, live)
-    refused = tuple(_refused(pipeline, plan, live, world, taken))
-    earlier = accepted(document, schema)
-    before = build_plan(earlier, world.platform, live.schema.generation, live) if earlier and live.schema else None
-    planned_changes = () if refused else changes(plan, live, before=before, configs=configs)
-    return Planned(plan, planned_changes, refused, runs_on=before is not None)
+    generation = metadata.get("generation") or _generation(pipeline, servers, schema)
+    candidates = servers.pattern_candidates(pipeline)
+    preliminary = kafka_topics.preliminary_plan(pipeline, servers.platform, candidates, schema)
+    live, configs = servers.read_facts(preliminary, schema, candidates)
+    plan = build_plan(pipeline, servers.platform, generation, live)
+    errors = tuple(_find_refusals(pipeline, plan, live, servers, claims))
+    accepted = accepted_pipeline(document, schema)
+    before = build_plan(accepted, servers.platform, live.schema.generation, live) if accepted and live.schema else None
+    changes = () if errors else find_changes(plan, live, before=before, configs=configs)
+    return PlannedPipeline(plan, changes, errors, keeps_running=before is not None)
 
 
-def _uid(metadata: Mapping[str, Any], world: World, schema: LiveSchema | None) -> str | None:
+def _uid(metadata: Mapping[str, Any], servers: LiveServers, schema: LiveSchema | None) -> str | None:
     if metadata.get("uid"):
         return str(metadata["uid"])
-    if world.uids is not None:
-        return world.uids.get(f"{metadata.get('namespace', 'default')}/{metadata['name']}")
+    if servers.uids is not None:
+        return servers.uids.get(f"{metadata.get('namespace', 'default')}/{metadata['name']}")
     return schema.owner.uid or None if schema and schema.owner else None
 
 
-def _generation(pipeline: AnalyticsPipeline, world: World, schema: LiveSchema | None) -> int:
+def _generation(pipeline: AnalyticsPipeline, servers: LiveServers, schema: LiveSchema | None) -> int:
     if schema is None or schema.accepted is None:
         return 1
-    written = json.loads(build_plan(pipeline, world.platform, 1).schema.accepted)
+    written = json.loads(build_plan(pipeline, servers.platform, 1).schema.accepted)
     return schema.generation if schema.accepted == written else schema.generation + 1
 
 
-def _refused(
-    pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts, world: World, taken: Iterable[Claim]
+def _find_refusals(
+    pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts, servers: LiveServers, claims: Iterable[Claim]
 ) -> Iterator[TidemillError]:
-    owner = owner_of(pipeline, world.platform)
-    yield from (error for _, error in disputes(plan.schema, owner, taken))
+    owner = owner_of(pipeline, servers.platform)
+    yield from (error for _, error in find_conflicts(plan.schema, owner, claims))
     if (pipeline.metadata.annotations or {}).get(ADOPT) != "true":
-        strange = list(foreign(plan.schema.name, live.schema.owner, owner)) if live.schema is not None else []
+        foreign = list(ownership_errors(plan.schema.name, live.schema.owner, owner)) if live.schema is not None else []
         # if another pipeline owns the schema, do not report topics and roles
-        yield from strange or world.conflicts(plan.schema, owner)
+        yield from foreign or servers.conflicts(plan.schema, owner)
     yield from refusals(pipeline, plan, live)
-    if world.kafka is not None:
-        yield from (missing(topic) for topic in plan.topics if not topic.managed and topic.name not in live.topics)
-        yield from (gone(topic) for topic in plan.topics if topic.lost and topic.managed)
+    if servers.kafka is not None:
+        yield from (
+            missing_topic_error(topic) for topic in plan.topics if not topic.managed and topic.name not in live.topics
+        )
+        yield from (deleted_topic_error(topic) for topic in plan.topics if topic.lost and topic.managed)
         if plan.schema.lost:
-            yield damaged(plan.schema)
+            yield damage_error(plan.schema)
 
 
-def _document(planned: list[Planned], world: World) -> dict[str, Any]:
+def _document(planned: list[PlannedPipeline], servers: LiveServers) -> dict[str, Any]:
     return {
-        "observed": {"kafka": world.kafka, "postgres": world.postgres},
+        "observed": {"kafka": servers.kafka, "postgres": servers.postgres},
         "pipelines": [
             {
                 **describe(pipeline.plan),
-                "changes": [change(item) for item in pipeline.changes],
-                "refused": [{"reason": str(error.reason), "message": str(error)} for error in pipeline.refused],
+                "changes": [describe_change(item) for item in pipeline.changes],
+                "refused": [{"reason": str(error.reason), "message": str(error)} for error in pipeline.refusals],
             }
             for pipeline in planned
         ],
     }
 
 
-def _json(planned: list[Planned], world: World) -> str:
-    return json.dumps(_document(planned, world), indent=1, ensure_ascii=False) + "\n"
+def _json(planned: list[PlannedPipeline], servers: LiveServers) -> str:
+    return json.dumps(_document(planned, servers), indent=1, ensure_ascii=False) + "\n"
 
 
-def _yaml(planned: list[Planned], world: World) -> str:
-    return yaml.safe_dump(_document(planned, world), sort_keys=False, allow_unicode=True, width=120)
+def _yaml(planned: list[PlannedPipeline], servers: LiveServers) -> str:
+    return yaml.safe_dump(_document(planned, servers), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _diff(planned: list[Planned], world: World) -> str:
-    seen = [f"{name} {at}" for name, at in (("Kafka", world.kafka), ("Postgres", world.postgres)) if at]
-    lines = [f"compared with {' and '.join(seen)}" if seen else "no servers are known, so everything is shown as new"]
+def _diff(planned: list[PlannedPipeline], servers: LiveServers) -> str:
+    named = [f"{name} {at}" for name, at in (("Kafka", servers.kafka), ("Postgres", servers.postgres)) if at]
+    lines = [f"compared with {' and '.join(named)}" if named else "no servers are known, so everything is shown as new"]
     for pipeline in planned:
         lines += ["", f"{pipeline.plan.namespace}/{pipeline.plan.name}, generation {pipeline.plan.schema.generation}"]
-        lines += [f"  reads {read}" for read in reads(pipeline.plan)]
-        lines += _refusal(pipeline) if pipeline.refused else _changes(pipeline)
+        lines += [f"  reads {read}" for read in external_inputs(pipeline.plan)]
+        lines += _refusal(pipeline) if pipeline.refusals else _changes(pipeline)
     return "\n".join(lines) + "\n"
 
 
-def _refusal(pipeline: Planned) -> list[str]:
-    stays = "the accepted spec stays in force" if pipeline.runs_on else "nothing is created"
-    return [*(f"! {error}" for error in pipeline.refused), f"refused; {stays}"]
+def _refusal(pipeline: PlannedPipeline) -> list[str]:
+    stays = "the accepted spec stays in force" if pipeline.keeps_running else "nothing is created"
+    return [*(f"! {error}" for error in pipeline.refusals), f"refused; {stays}"]
 
 
-def _changes(pipeline: Planned) -> list[str]:
+def _changes(pipeline: PlannedPipeline) -> list[str]:
     lines = []
     for item in pipeline.changes:
         lines.append(f"{_SIGNS[item.action]} {item.kind} {item.name}{_summary(item)}")

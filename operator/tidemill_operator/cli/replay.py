@@ -13,14 +13,14 @@ from typing import Any
 from tidemill_operator.cli.explain import find_pipeline
 from tidemill_operator.cli.main import EXIT_ERROR, CommandError
 from tidemill_operator.cli.options import add_data_dir
-from tidemill_operator.cli.status import how_far, is_running, read_state
+from tidemill_operator.cli.status import is_running, progress_text, read_state
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.laptop.requests import Requests
-from tidemill_operator.plan.replay import DONE, REPLAY, family_of, read_request
+from tidemill_operator.plan.replay import DONE, REPLAY, name_prefix, read_request
 
 EXIT_MISSED = 3
-_LOOK_SECONDS = 0.5
-_TELL_SECONDS = 5.0
+_POLL_SECONDS = 0.5
+_PRINT_SECONDS = 5.0
 # `up` may have to finish a running pass before it handles the request.
 _BEGIN_SECONDS = 60.0
 _DESCRIPTION = """\
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     running = pipeline["replay"]
     if running and running["phase"] != DONE:
         raise CommandError(
-            f"{key} is being replayed: {how_far(running)}; wait for the replay, or cancel it with --cancel"
+            f"{key} is being replayed: {progress_text(running)}; wait for the replay, or cancel it with --cancel"
         )
     request = {"from": args.start, "rate": args.rate, "at": dt.datetime.now(dt.UTC).isoformat()}
     if args.aggregations:
@@ -98,31 +98,31 @@ def run(args: argparse.Namespace) -> int:
     if args.no_wait:
         print(f"{key}: requested; `tidemill status` shows the progress")
         return 0
-    return _follow(key, family_of(text), lambda: _pipeline(args.data_dir, key)[1])
+    return _follow(key, name_prefix(text), lambda: _pipeline(args.data_dir, key)[1])
 
 
-def _pipeline(data_dir: Path, wanted: str) -> tuple[str, Mapping[str, Any]]:
+def _pipeline(data_dir: Path, name: str) -> tuple[str, Mapping[str, Any]]:
     state = read_state(data_dir)
     if state is None or not is_running(state):
         raise CommandError(f"nothing runs with --data-dir {data_dir}: start it with `tidemill up -f FILE`")
-    return find_pipeline(state["pipelines"], wanted)
+    return find_pipeline(state["pipelines"], name)
 
 
-def _follow(key: str, family: str, look: Callable[[], Mapping[str, Any]]) -> int:
-    began, said, text, seen = time.monotonic(), -_TELL_SECONDS, "", False
+def _follow(key: str, reader_prefix: str, read_pipeline: Callable[[], Mapping[str, Any]]) -> int:
+    began_at, printed_at, text, started = time.monotonic(), -_PRINT_SECONDS, "", False
     while True:
-        pipeline = look()
-        replay = pipeline["replay"] if pipeline["replay"].get("reader", "").startswith(family) else {}
+        pipeline = read_pipeline()
+        replay = pipeline["replay"] if pipeline["replay"].get("reader", "").startswith(reader_prefix) else {}
         if replay.get("phase") == DONE:
             versions = ", ".join(f"{item['name']} version {item['version']}" for item in pipeline["aggregations"])
             missed = replay.get("missed", "")
             print(f"{key}: done; in force: {versions}" + (f"; but {missed}" if missed else ""), flush=True)
             return EXIT_MISSED if missed else 0
-        if replay and how_far(replay) != text and time.monotonic() - said >= _TELL_SECONDS:
-            said, text = time.monotonic(), how_far(replay)
+        if replay and progress_text(replay) != text and time.monotonic() - printed_at >= _PRINT_SECONDS:
+            printed_at, text = time.monotonic(), progress_text(replay)
             print(f"{key}: {text}", flush=True)
-        seen = seen or bool(replay)
-        if not replay and (seen or time.monotonic() - began > _BEGIN_SECONDS):
-            print(f"{key}: {'cancelled' if seen else 'not started: see `tidemill status`'}", flush=True)
+        started = started or bool(replay)
+        if not replay and (started or time.monotonic() - began_at > _BEGIN_SECONDS):
+            print(f"{key}: {'cancelled' if started else 'not started: see `tidemill status`'}", flush=True)
             return EXIT_ERROR
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)

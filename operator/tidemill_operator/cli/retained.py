@@ -17,8 +17,8 @@ from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.local.secrets import FileSecrets
 from tidemill_operator.actuators.postgres.retained import owned_schemas
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.cli.live_servers import ANSWER_SECONDS, LiveServers, find_servers
 from tidemill_operator.cli.main import CommandError
-from tidemill_operator.cli.observe import ANSWER_SECONDS, World, find_world
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.outcome import Outcome, Rank
 from tidemill_operator.plan.live import Owner
@@ -26,11 +26,11 @@ from tidemill_operator.plan.model import Workload
 from tidemill_operator.reconcile import release
 
 _KINDS = ("events", "results", "anomalies", "dead-letters")
-_FUNCTIONS = ("owner", "writer", "reader")
+_ROLES = ("owner", "writer", "reader")
 
 
 @dataclass(frozen=True)
-class Retained:
+class RetainedData:
     """The data of one deleted pipeline that is still in Kafka and Postgres."""
 
     owner: Owner
@@ -44,7 +44,7 @@ class Retained:
         return f"{self.owner.namespace}/{self.owner.name}"
 
 
-class _NothingRuns:
+class _EmptyRuntime:
     """A runtime without workloads, for deleted pipelines."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
@@ -70,79 +70,79 @@ def run(args: argparse.Namespace) -> int:
         CommandError: the existing pipelines are unknown, or a server does not answer.
     """
     try:
-        world = find_world(args.data_dir, os.environ)
-        if not world.postgres or not world.kafka:
+        servers = find_servers(args.data_dir, os.environ)
+        if not servers.postgres or not servers.kafka:
             raise CommandError(
                 "Kafka and Postgres are unknown: run the command while `tidemill up` runs, or set"
                 " TIDEMILL_KAFKA_BROKERS and TIDEMILL_POSTGRES_URL"
             )
-        entries = list(retained(world, _living(world, os.environ)))
+        entries = list(find_retained(servers, _existing_uids(servers, os.environ)))
         if args.remove:
-            return _remove(world, entries, args.remove, args.data_dir)
+            return _remove(servers, entries, args.remove, args.data_dir)
     except (TidemillError, ValueError) as error:
         raise CommandError(str(error)) from error
     print(json.dumps([asdict(entry) for entry in entries], indent=1) if args.output == "json" else _text(entries))
     return 0
 
 
-def retained(world: World, living: Mapping[str, str]) -> Iterator[Retained]:
-    """Yield the retained data of this cluster's deleted pipelines.
+def find_retained(servers: LiveServers, uids: Mapping[str, str]) -> Iterator[RetainedData]:
+    """Yield the retained data of this cluster's deleted pipelines. `uids` are the uids of existing pipelines.
 
     Raises:
         TidemillError: a server does not answer.
     """
-    kafka = _topics(world)
-    for schema, owner in owned_schemas(world.platform.postgres).items():
-        if owner.cluster != world.platform.cluster_id or living.get(f"{owner.namespace}/{owner.name}") == owner.uid:
+    kafka = _topics(servers)
+    for schema, owner in owned_schemas(servers.platform.postgres).items():
+        if owner.cluster != servers.platform.cluster_id or uids.get(f"{owner.namespace}/{owner.name}") == owner.uid:
             continue
         topics = kafka.observe([names.topic(owner.namespace, owner.name, kind) for kind in _KINDS])
-        yield Retained(owner, schema, tuple(sorted(topics)), tuple(names.role(schema, part) for part in _FUNCTIONS))
+        yield RetainedData(owner, schema, tuple(sorted(topics)), tuple(names.role(schema, part) for part in _ROLES))
 
 
-def _topics(world: World) -> KafkaTopics:
-    platform = world.platform
+def _topics(servers: LiveServers) -> KafkaTopics:
+    platform = servers.platform
     return KafkaTopics(platform.kafka_brokers, config=platform.kafka_config, timeout_seconds=ANSWER_SECONDS)
 
 
-def _living(world: World, environ: Mapping[str, str]) -> Mapping[str, str]:
+def _existing_uids(servers: LiveServers, environ: Mapping[str, str]) -> Mapping[str, str]:
     if "KUBERNETES_SERVICE_HOST" in environ:
         # importing the API client is slow
         from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api
 
         metadata = [item["metadata"] for item in Api().list(PIPELINE, None, metadata_only=True)]
         return {f"{pipeline['namespace']}/{pipeline['name']}": pipeline["uid"] for pipeline in metadata}
-    if world.uids is None:
+    if servers.uids is None:
         raise CommandError(
             "the existing pipelines are unknown: run the command while `tidemill up` runs, or in the operator's pod"
         )
-    return world.uids
+    return servers.uids
 
 
-def _remove(world: World, entries: Sequence[Retained], key: str, data_dir: Path) -> int:
+def _remove(servers: LiveServers, entries: Sequence[RetainedData], key: str, data_dir: Path) -> int:
     entry = next((entry for entry in entries if entry.key == key), None)
     if entry is None:
         raise CommandError(f"--remove {key}: there is no retained data; see `tidemill status --retained`")
-    postgres = PostgresSchemas(world.platform.postgres)
+    postgres = PostgresSchemas(servers.platform.postgres)
     live = postgres.observe(entry.schema)
     spec = {**(dict(live.accepted) if live and live.accepted else {}), "reclaimPolicy": "Delete"}
     metadata = {"namespace": entry.owner.namespace, "name": entry.owner.name, "uid": entry.owner.uid}
     document: dict[str, Any] = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
     actuators = Actuators(
-        kafka=_topics(world),
+        kafka=_topics(servers),
         postgres=postgres,
         secrets=FileSecrets(data_dir / "secrets"),
-        runtime=_NothingRuns(),
+        runtime=_EmptyRuntime(),
     )
-    outcomes = release(document, platform=world.platform, actuators=actuators)
+    outcomes = release(document, platform=servers.platform, actuators=actuators)
     failures = [outcome.message for outcome in outcomes if outcome.rank == Rank.FAILED]
     if failures:
         raise CommandError("; ".join(failures))
-    gone = [outcome.name for outcome in outcomes if outcome.changed]
-    print(f"{key}: removed {', '.join(gone)}" if gone else f"{key}: nothing had to be removed")
+    removed = [outcome.name for outcome in outcomes if outcome.changed]
+    print(f"{key}: removed {', '.join(removed)}" if removed else f"{key}: nothing had to be removed")
     return 0
 
 
-def _text(entries: Sequence[Retained]) -> str:
+def _text(entries: Sequence[RetainedData]) -> str:
     if not entries:
         return "nothing is retained"
     lines = []

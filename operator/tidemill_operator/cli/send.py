@@ -13,20 +13,20 @@ from tidemill_contract.files import read_text
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.cli.explain import find_pipeline
-from tidemill_operator.cli.init import add_reading, reading_of
+from tidemill_operator.cli.init import add_read_options, read_options
 from tidemill_operator.cli.main import EXIT_ERROR, EXIT_USAGE, CommandError
 from tidemill_operator.cli.options import add_data_dir
 from tidemill_operator.cli.status import is_running, read_state
 from tidemill_operator.event_files.content import EventFileError
-from tidemill_operator.event_files.event_file import CSV, NDJSON, EventFile, Reading
-from tidemill_operator.laptop.sources import Sources
+from tidemill_operator.event_files.event_file import CSV, NDJSON, EventFile, ReadOptions
+from tidemill_operator.laptop.pipeline_files import PipelineFiles
 from tidemill_operator.laptop.store import Store
 from tidemill_operator.sending.client import Client, SendError
 from tidemill_operator.sending.progress import Progress
-from tidemill_operator.sending.sender import Order, Sender, Summary
+from tidemill_operator.sending.sender import Sender, SendOptions, Summary
 
 EXIT_REFUSED = 3
-_MOST_WORKERS = 32
+_MAX_WORKERS = 32
 _DESCRIPTION = """\
 Send the events of a file to a pipeline: CSV, NDJSON, a JSON array or Parquet, also compressed with gzip. The pipeline's
 fields define how the cells of CSV are read. Each batch has an Idempotency-Key, made from the file and the batch's place
@@ -79,7 +79,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--again", action="store_true", help="send events that were sent before, and count them again")
     add_data_dir(parser)
-    add_reading(parser)
+    add_read_options(parser)
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
@@ -111,46 +111,46 @@ def run(args: argparse.Namespace) -> int:
     """
     _check(args)
     path = None if args.file == "-" else Path(args.file)
-    reading = reading_of(args)
-    if path is None and reading.format is None:
-        reading = Reading(NDJSON, reading.encoding, reading.delimiter)
+    file_options = read_options(args)
+    if path is None and file_options.format is None:
+        file_options = ReadOptions(NDJSON, file_options.encoding, file_options.delimiter)
     target = _target(args)
-    order = Order(
+    options = SendOptions(
         path=path,
         pipeline=target.pipeline,
         fields=target.fields,
         rate=args.rate,
         workers=args.workers,
         resume=args.resume,
-        again=args.again,
+        resend=args.again,
     )
     client = Client(target.url, target.pipeline, api_key=_api_key(args.api_key_file))
     try:
-        with EventFile(path, reading) as file:
+        with EventFile(path, file_options) as file:
             if file.format == CSV and not target.fields:
                 raise CommandError(
                     "the fields of the pipeline are unknown; name its YAML: --spec FILE", code=EXIT_USAGE
                 )
-            return send(file, client, order, api=target.api)
+            return send(file, client, options, api=target.api)
     except EventFileError as error:
         raise CommandError(str(error)) from None
     finally:
         client.close()
 
 
-def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sender | None = None) -> int:
+def send(file: EventFile, client: Client, options: SendOptions, *, api: str, sender: Sender | None = None) -> int:
     """Send an open file, print the summary, and return the exit code.
 
     Args:
         file: the open file.
         client: the client of ingest.
-        order: the pipeline that gets the events, and options such as the rate.
+        options: the pipeline that gets the events, and options such as the rate.
         api: URL of the API for the message about dead letters, or empty if unknown.
-        sender: sender of the events, or None to create a sender from `client` and `order`.
+        sender: sender of the events, or None to create a sender from `client` and `options`.
     """
     if file.table is not None:
-        _tell_columns(file, order)
-    sender = sender or Sender(file, client, order, Progress(lambda: file.share))
+        _print_unused_columns(file, options)
+    sender = sender or Sender(file, client, options, Progress(lambda: file.fraction_read))
     problem = ""
     try:
         sender.run()
@@ -158,32 +158,31 @@ def send(file: EventFile, client: Client, order: Order, *, api: str, sender: Sen
         problem = str(error)
     except KeyboardInterrupt:
         problem = "interrupted"
-    print(_told(sender.summary, file.name, order, api), flush=True)
+    print(_summary_text(sender.summary, file.name, options, api), flush=True)
     for warning in file.warnings:
         print(f"tidemill send: {file.name}: {warning}", file=sys.stderr, flush=True)
-    if file.unfinished is not None:
-        message = (
-            f"{file.place} {file.unfinished} is incomplete and was not sent; complete it, and run the command again"
-        )
+    if file.incomplete_line is not None:
+        line = f"{file.event_label} {file.incomplete_line}"
+        message = f"{line} is incomplete and was not sent; complete it, and run the command again"
         print(f"tidemill send: {message}", file=sys.stderr, flush=True)
     if problem:
-        print(f"tidemill send: {problem}; {_how_to_go_on(order)}", file=sys.stderr, flush=True)
+        print(f"tidemill send: {problem}; {_resume_hint(options)}", file=sys.stderr, flush=True)
         return EXIT_ERROR
     return EXIT_REFUSED if sender.summary.refused else 0
 
 
 def _check(args: argparse.Namespace) -> None:
-    wrong = ""
+    problem = ""
     if args.rate is not None and not 0 < args.rate < 1e9:
-        wrong = f"--rate {args.rate:g}: write a number of events above 0"
-    elif not 1 <= args.workers <= _MOST_WORKERS:
-        wrong = f"--workers {args.workers}: write 1 to {_MOST_WORKERS}"
+        problem = f"--rate {args.rate:g}: write a number of events above 0"
+    elif not 1 <= args.workers <= _MAX_WORKERS:
+        problem = f"--workers {args.workers}: write 1 to {_MAX_WORKERS}"
     elif args.resume is not None and (args.file == "-" or Path(args.file).is_fifo()):
-        wrong = "--resume: a pipe cannot be read again; write its content to a file first"
+        problem = "--resume: a pipe cannot be read again; write its content to a file first"
     elif args.url is not None and args.pipeline is None:
-        wrong = "--url needs --pipeline NAME too"
-    if wrong:
-        raise CommandError(wrong, code=EXIT_USAGE)
+        problem = "--url needs --pipeline NAME too"
+    if problem:
+        raise CommandError(problem, code=EXIT_USAGE)
 
 
 def _target(args: argparse.Namespace) -> Target:
@@ -202,7 +201,7 @@ def _target(args: argparse.Namespace) -> Target:
     endpoints = pipeline["endpoints"]
     stored = next((stored for stored in Store(args.data_dir / "state") if stored.key == key), None)
     source = None if stored is None else AnalyticsPipeline.model_validate(stored.document).spec.source
-    if source is not None and source.several:
+    if source is not None and source.is_multi_topic:
         what, topics = ("list", ", ".join(source.topics)) if source.topics else ("pattern", source.topic_pattern)
         remedy = f"write to one of {topics}" if source.topics else f"write to a topic that {topics} matches"
         raise CommandError(f"{key} reads a {what} of topics, so it takes no events over HTTP; {remedy}")
@@ -212,12 +211,12 @@ def _target(args: argparse.Namespace) -> Target:
     return Target(endpoints["ingest"], key.partition("/")[2], fields, endpoints.get("api", ""))
 
 
-def _fields_of(path: Path, wanted: str | None) -> Sequence[FieldSpec]:
-    reading = Sources([path]).poll()
-    if reading is None or reading.faults:
-        raise CommandError("\n".join(reading.faults if reading else ()), code=EXIT_USAGE)
-    documents = reading.documents
-    key, _ = find_pipeline({key: {} for key in documents}, wanted or next(iter(documents), ""))
+def _fields_of(path: Path, name: str | None) -> Sequence[FieldSpec]:
+    content = PipelineFiles([path]).poll()
+    if content is None or content.faults:
+        raise CommandError("\n".join(content.faults if content else ()), code=EXIT_USAGE)
+    documents = content.documents
+    key, _ = find_pipeline({key: {} for key in documents}, name or next(iter(documents), ""))
     return AnalyticsPipeline.model_validate(documents[key]).spec.source.fields
 
 
@@ -230,23 +229,23 @@ def _api_key(path: Path | None) -> str | None:
         raise CommandError(f"--api-key-file {path}: cannot be read ({error})", code=EXIT_USAGE) from None
 
 
-def _tell_columns(file: EventFile, order: Order) -> None:
-    writer = file.writer(order.fields)
-    if writer.unread:
-        print(f"columns that no field reads are left out: {', '.join(writer.unread)}", file=sys.stderr)
-    if writer.unfilled:
-        print(f"fields that no column fills: {', '.join(writer.unfilled)}", file=sys.stderr)
+def _print_unused_columns(file: EventFile, options: SendOptions) -> None:
+    writer = file.writer(options.fields)
+    if writer.unused_columns:
+        print(f"columns that no field reads are left out: {', '.join(writer.unused_columns)}", file=sys.stderr)
+    if writer.unmatched_fields:
+        print(f"fields that no column fills: {', '.join(writer.unmatched_fields)}", file=sys.stderr)
 
 
-def _told(summary: Summary, name: str, order: Order, api: str) -> str:
+def _summary_text(summary: Summary, name: str, options: SendOptions, api: str) -> str:
     events = summary.accepted + summary.refused
     speed = f" ({events / summary.seconds:,.0f} a second)" if summary.seconds > 0.001 else ""
     lines = [
-        f"{name}: sent {events:,} events to {order.pipeline} in {summary.seconds:.1f} s{speed}:"
+        f"{name}: sent {events:,} events to {options.pipeline} in {summary.seconds:.1f} s{speed}:"
         f" {summary.accepted:,} accepted, {summary.refused:,} refused"
     ]
     if summary.skipped:
-        lines.append(f"  {summary.skipped:,} events were sent earlier, according to {order.resume}")
+        lines.append(f"  {summary.skipped:,} events were sent earlier, according to {options.resume}")
     if summary.replayed:
         lines.append(
             f"  {summary.replayed:,} events were sent before and are not counted again; --again counts all events again"
@@ -259,14 +258,14 @@ def _told(summary: Summary, name: str, order: Order, api: str) -> str:
     if summary.refused > len(summary.refusals):
         lines.append(f"  … and {summary.refused - len(summary.refusals):,} more")
     if summary.refused:
-        where = f"{api}/v1/pipelines/{order.pipeline}/dead-letters" if api else "the API's list of dead letters"
+        where = f"{api}/v1/pipelines/{options.pipeline}/dead-letters" if api else "the API's list of dead letters"
         lines.append(f"  {where} shows the reason of each refusal")
     return "\n".join(lines)
 
 
-def _how_to_go_on(order: Order) -> str:
-    if order.path is None:
+def _resume_hint(options: SendOptions) -> str:
+    if options.path is None:
         return "standard input cannot be resumed: run the command again with the events that were not sent"
-    if order.resume is not None:
-        return f"the same command continues from {order.resume}"
+    if options.resume is not None:
+        return f"the same command continues from {options.resume}"
     return "the same command sends the file again, and events that were already sent count only once"

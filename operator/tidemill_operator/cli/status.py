@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from tidemill_contract.files import STATE_FILE, read_text
+from tidemill_contract.files import MAX_STATE_FILE_BYTES, read_text
 from tidemill_operator.cli.main import CommandError
 from tidemill_operator.cli.options import add_data_dir, add_output
 from tidemill_operator.plan.replay import REPLAYING
@@ -57,15 +57,15 @@ def run(args: argparse.Namespace) -> int:
     running = is_running(state)
     if running:
         _add_telemetry(state)
-    shown = {"running": running, **state}
-    print(json.dumps(shown, indent=1) if args.output == "json" else _text(shown))
+    report = {"running": running, **state}
+    print(json.dumps(report, indent=1) if args.output == "json" else _text(report))
     return 0 if running and state["ready"] else 1
 
 
 def read_state(data_dir: Path) -> dict[str, Any] | None:
     """Return the content of `status.json`, which `up` writes, or None if there is no such file."""
     try:
-        state = json.loads(read_text(data_dir / "status.json", STATE_FILE))
+        state = json.loads(read_text(data_dir / "status.json", MAX_STATE_FILE_BYTES))
     except FileNotFoundError:
         return None
     return dict(state)
@@ -96,14 +96,14 @@ def _reasons(health: Mapping[str, Any]) -> dict[str, str]:
     return {name: rows[name]["detail"] for name in sorted(down, key=lambda name: not rows[name].get("required"))}
 
 
-def how_far(replay: Mapping[str, Any]) -> str:
+def progress_text(replay: Mapping[str, Any]) -> str:
     """Describe the progress of a replay in one line."""
     done, left = replay["processed"], replay["left"]
     share = f"{100 * done // (done + left)} %" if done + left else "0 %"
     versions = ", ".join(f"{name} version {version}" for name, version in replay["versions"].items())
-    handed = replay["partitionsHandedOver"]
+    handed_over = replay["partitionsHandedOver"]
     missed = f"; {replay['missed']}" if "missed" in replay else ""
-    return f"{versions}: {share}, {done:,} events counted, {left:,} left, partitions handed over: {handed}{missed}"
+    return f"{versions}: {share}, {done:,} events counted, {left:,} left, partitions handed over: {handed_over}{missed}"
 
 
 def _text(state: Mapping[str, Any]) -> str:
@@ -115,7 +115,7 @@ def _text(state: Mapping[str, Any]) -> str:
         if figures := pipeline.get("figures"):
             lines.append("  " + ", ".join(f"{key} {figures[key]}" for key in _FIGURES if key in figures))
         if pipeline.get("replay", {}).get("phase") == REPLAYING:
-            lines.append(f"  replay: {how_far(pipeline['replay'])}")
+            lines.append(f"  replay: {progress_text(pipeline['replay'])}")
         for connector in pipeline.get("connectors", []):
             tasks = ", ".join(f"task {task['id']} {task['state']}" for task in connector.get("tasks", []))
             lines.append(

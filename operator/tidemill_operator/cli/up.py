@@ -19,9 +19,9 @@ from tidemill_operator.cli.main import EXIT_USAGE, CommandError
 from tidemill_operator.cli.options import add_data_dir
 from tidemill_operator.laptop import ports
 from tidemill_operator.laptop.options import Options
+from tidemill_operator.laptop.pipeline_files import FilesContent, PipelineFiles
 from tidemill_operator.laptop.run import Run
 from tidemill_operator.laptop.servers import ServerError
-from tidemill_operator.laptop.sources import Reading, Sources
 from tidemill_operator.processes.files import LockTaken, locked
 from tidemill_operator.settings import Platform
 
@@ -91,12 +91,12 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     options = Options.of(args)
     try:
-        sources = Sources(args.files, limits=Platform.from_env(os.environ).limits)
-        reading = sources.poll()
-        if reading is None or reading.faults:
-            raise CommandError("\n".join(reading.faults if reading else ()), code=EXIT_USAGE)
-        with _Stopping() as stopping, locked(options.data_dir / "lock"):
-            _run(options, sources, reading, stopping)
+        files = PipelineFiles(args.files, limits=Platform.from_env(os.environ).limits)
+        content = files.poll()
+        if content is None or content.faults:
+            raise CommandError("\n".join(content.faults if content else ()), code=EXIT_USAGE)
+        with _StopSignals() as stopping, locked(options.data_dir / "lock"):
+            _run(options, files, content, stopping)
     except LockTaken as error:
         where = f"another `tidemill up` uses {options.data_dir} ({error})"
         raise CommandError(f"{where}; stop it, or choose another --data-dir") from error
@@ -105,59 +105,60 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-class _Stopped(BaseException):
+class _InterruptedStart(BaseException):
     """The exception for a signal that arrives while `up` is still starting."""
 
 
-class _Stopping:
+class _StopSignals:
     """Turns SIGINT and SIGTERM into a clean stop."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         self._starting = True
-        self._former: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> _Stopping:
-        self._former = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    def __enter__(self) -> _StopSignals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        for number, handler in self._former.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        return kind is _Stopped
+        return kind is _InterruptedStart
 
-    def started(self) -> None:
+    def mark_started(self) -> None:
         self._starting = False
 
     def wait(self, seconds: float) -> bool:
-        return self._asked.wait(seconds)
+        return self._requested.wait(seconds)
 
     def _handle(self, _number: int, _frame: object) -> None:
-        self._asked.set()
+        self._requested.set()
         if self._starting:
             self._starting = False
-            raise _Stopped
+            raise _InterruptedStart
 
 
-def _run(options: Options, sources: Sources, reading: Reading, stopping: _Stopping) -> None:
+def _run(options: Options, files: PipelineFiles, content: FilesContent, stopping: _StopSignals) -> None:
     _remove(options.ready_file)
     current = Run.start(options, environ=os.environ, say=_say)
     try:
-        stopping.started()
+        stopping.mark_started()
         _say("requests need an API key only if spec.auth.required is true (on a laptop the default is false)")
-        current.take(reading)
-        _loop(current, sources, stopping)
+        current.submit(content)
+        _loop(current, files, stopping)
     finally:
         _say("stopping")
         _remove(options.ready_file)
         current.close()
 
 
-def _loop(current: Run, sources: Sources, stopping: _Stopping) -> None:
+def _loop(current: Run, files: PipelineFiles, stopping: _StopSignals) -> None:
     while not stopping.wait(_TICK_SECONDS):
-        reading = sources.poll()
-        if reading is not None:
-            current.take(reading)
+        content = files.poll()
+        if content is not None:
+            current.submit(content)
         current.step()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tidemill_contract.files import FileTooLarge, read_bytes, read_stream
 from tidemill_contract.resource.documents import MAX_BYTES
 from tidemill_contract.resource.faults import ABSENT, one_line
-from tidemill_contract.resource.validate import DocumentError, Fault, Limits, check, load_documents
+from tidemill_contract.resource.validate import DocumentError, Fault, TopicLimits, check_document, load_documents
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,13 +36,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Validate every file. Return 0 if all files are valid, else 2."""
-    limits = Limits(tuple(args.allow_topic_prefix), tuple(args.allow_topic))
-    results = [_file(name, limits) for name in args.files]
+    limits = TopicLimits(tuple(args.allow_topic_prefix), tuple(args.allow_topic))
+    results = [_validate_file(name, limits) for name in args.files]
     return 0 if all(results) else 2
 
 
-def _file(name: str, limits: Limits) -> bool:
-    shown = one_line("<stdin>" if name == "-" else name)
+def _validate_file(name: str, limits: TopicLimits) -> bool:
+    label = one_line("<stdin>" if name == "-" else name)
     try:
         documents = load_documents(_read(name))
     except FileTooLarge as error:
@@ -58,28 +58,28 @@ def _file(name: str, limits: Limits) -> bool:
         faults, documents = error.faults, []
     else:
         faults = []
-    seen: set[tuple[str, str]] = set()
+    keys: set[tuple[str, str]] = set()
     for number, document in enumerate(documents, 1):
-        where = f"document[{number}]." if len(documents) > 1 else ""
-        pipeline, document_faults = check(document, limits)
-        faults += [_within(where, fault) for fault in document_faults]
+        prefix = f"document[{number}]." if len(documents) > 1 else ""
+        pipeline, document_faults = check_document(document, limits)
+        faults += [_prefix_path(prefix, fault) for fault in document_faults]
         if pipeline is None:
             continue
         key = (pipeline.metadata.namespace, pipeline.metadata.name)
-        if key in seen:
+        if key in keys:
             faults.append(
-                Fault(f"{where}metadata.name", key[1], "the file contains this pipeline twice", "keep one of them")
+                Fault(f"{prefix}metadata.name", key[1], "the file contains this pipeline twice", "keep one of them")
             )
-        seen.add(key)
+        keys.add(key)
     for fault in faults:
-        print(f"{shown}: {fault}")
+        print(f"{label}: {fault}")
     if not faults:
-        print(f"{shown}: ok")
+        print(f"{label}: ok")
     return not faults
 
 
-def _within(where: str, fault: Fault) -> Fault:
-    return Fault(f"{where}{fault.path}".rstrip("."), fault.value, fault.message, fault.remedy) if where else fault
+def _prefix_path(prefix: str, fault: Fault) -> Fault:
+    return Fault(f"{prefix}{fault.path}".rstrip("."), fault.value, fault.message, fault.remedy) if prefix else fault
 
 
 def _read(name: str) -> str:

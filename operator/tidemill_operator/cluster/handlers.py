@@ -11,12 +11,12 @@ from kubernetes import client
 
 from tidemill_contract.resource.spec import KIND
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Kind
+from tidemill_operator.actuators.kubernetes.cache import ObjectCache
 from tidemill_operator.actuators.kubernetes.children import LISTED
-from tidemill_operator.actuators.kubernetes.mirror import Mirror
 from tidemill_operator.cluster.queue import WorkQueue
 from tidemill_operator.cluster.watchdog import Watchdog
 from tidemill_operator.keys import Key
-from tidemill_operator.plan.render import marks
+from tidemill_operator.plan.render import object_metadata
 from tidemill_operator.resource.crd import GROUP, PLURAL, VERSION
 
 # The delay before a pass, so that the several events of one change cause only one pass.
@@ -37,13 +37,14 @@ def settings() -> kopf.OperatorSettings:
     kopf_settings.networking.request_timeout = _REQUEST_SECONDS
     kopf_settings.networking.connect_timeout = _CONNECT_SECONDS
     kopf_settings.watching.connect_timeout = _CONNECT_SECONDS
+    selector = f"{object_metadata.MANAGED_BY}={object_metadata.MANAGER}"
     for kind in LISTED:
-        kopf_settings.watching.label_selectors[_place(kind)] = f"{marks.MANAGED_BY}={marks.MANAGER}"
+        kopf_settings.watching.label_selectors[_resource_id(kind)] = selector
     return kopf_settings
 
 
 def registry(
-    queue: WorkQueue[Key], watchdog: Watchdog, mirror: Mirror, configuration: client.Configuration
+    queue: WorkQueue[Key], watchdog: Watchdog, cache: ObjectCache, configuration: client.Configuration
 ) -> kopf.OperatorRegistry:
     """Return the kopf handlers for events of Kubernetes objects."""
     handlers = kopf.OperatorRegistry()
@@ -56,23 +57,23 @@ def registry(
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
     async def resource(type: str | None, event: kopf.RawEvent, body: Body, **_: Any) -> None:
         metadata = body["metadata"]
-        mirror.saw(PIPELINE, event["object"], gone=type == "DELETED")
-        watchdog.saw(metadata["uid"], metadata["resourceVersion"], gone=type == "DELETED")
-        mark = "" if type == "DELETED" else fingerprint(body)
-        if fingerprints.get(metadata["uid"]) == mark:
+        cache.store(PIPELINE, event["object"], deleted=type == "DELETED")
+        watchdog.record_event(metadata["uid"], metadata["resourceVersion"], gone=type == "DELETED")
+        current = "" if type == "DELETED" else fingerprint(body)
+        if fingerprints.get(metadata["uid"]) == current:
             return  # the operator itself has written the status
         if type == "DELETED":
             fingerprints.pop(metadata["uid"], None)
         else:
-            fingerprints[metadata["uid"]] = mark
-        queue.add(Key.of(metadata), fresh=True)
+            fingerprints[metadata["uid"]] = current
+        queue.add(Key.of(metadata), reset_backoff=True)
 
     def watch(kind: Kind) -> None:
-        @kopf.on.event(*_place(kind), registry=handlers, id=f"child-{kind.plural}")
+        @kopf.on.event(*_resource_id(kind), registry=handlers, id=f"child-{kind.plural}")
         async def child(type: str | None, event: kopf.RawEvent, body: Body, **_: Any) -> None:
-            watchdog.saw(body["metadata"]["uid"], body["metadata"]["resourceVersion"])
-            mirror.saw(kind, event["object"], gone=type == "DELETED")
-            if body["metadata"].get("labels", {}).get(marks.COMPONENT) == marks.SCALING:
+            watchdog.record_event(body["metadata"]["uid"], body["metadata"]["resourceVersion"])
+            cache.store(kind, event["object"], deleted=type == "DELETED")
+            if body["metadata"].get("labels", {}).get(object_metadata.COMPONENT) == object_metadata.SCALING:
                 return  # scaling requests passes without this handler
             for key in owners(body):
                 queue.add(key, delay=_SETTLE_SECONDS)
@@ -82,7 +83,7 @@ def registry(
     return handlers
 
 
-def _place(kind: Kind) -> tuple[str, str, str]:
+def _resource_id(kind: Kind) -> tuple[str, str, str]:
     group, _, version = kind.api_version.rpartition("/")
     return group, version, kind.plural
 

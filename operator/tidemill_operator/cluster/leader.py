@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from tidemill_operator.actuators.kubernetes.api import LEASE, Api, Conflict, Document
 from tidemill_operator.cluster_settings import ClusterSettings
-from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
+from tidemill_operator.errors import LockNotHeldError, Reason, TidemillError
 
 log = logging.getLogger(__name__)
 _ATTEMPTS = 3
@@ -33,13 +33,13 @@ class Timing:
     retry: float = 2.0
 
 
-class Term:
+class LeaseView:
     """The state of the Lease as seen by one replica, measured with the clock of that replica."""
 
     def __init__(self, identity: str, timing: Timing) -> None:
         self._identity, self._timing = identity, timing
-        self._seen: tuple[Any, ...] = ()
-        self._seen_at = 0.0
+        self._observed: tuple[Any, ...] = ()
+        self._observed_at = 0.0
         self._renewed_at: float | None = None
 
     @property
@@ -47,11 +47,11 @@ class Term:
         """Whether this replica holds the Lease."""
         return self._renewed_at is not None
 
-    def lost(self, now: float) -> bool:
+    def is_expired(self, now: float) -> bool:
         """Return whether a leader must end, because it has not renewed the Lease for too long."""
         return self._renewed_at is not None and now - self._renewed_at >= self._timing.deadline
 
-    def may_take(self, lease: Document | None, now: float) -> bool:
+    def can_acquire(self, lease: Document | None, now: float) -> bool:
         """Return whether the Lease is free, expired, or held by this replica.
 
         Args:
@@ -59,16 +59,16 @@ class Term:
             now: monotonic seconds.
         """
         spec = (lease or {}).get("spec") or {}
-        sign = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
-        if sign != self._seen:
-            self._seen, self._seen_at = sign, now
+        observed = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
+        if observed != self._observed:
+            self._observed, self._observed_at = observed, now
         if not spec.get("holderIdentity") or spec["holderIdentity"] == self._identity:
             return True
-        return now - self._seen_at >= float(spec.get("leaseDurationSeconds") or self._timing.duration)
+        return now - self._observed_at >= float(spec.get("leaseDurationSeconds") or self._timing.duration)
 
-    def renewed(self, asked_at: float) -> None:
-        """Record that the Lease was renewed by a request sent at `asked_at` (monotonic seconds)."""
-        self._renewed_at = asked_at
+    def record_renewal(self, sent_at: float) -> None:
+        """Record that a request sent at `sent_at` (monotonic seconds) renewed the Lease."""
+        self._renewed_at = sent_at
 
 
 class Elector:
@@ -86,12 +86,12 @@ class Elector:
     ) -> None:
         self._api, self._namespace, self._name, self._identity = api, namespace, name, identity
         self._timing, self._end = timing or Timing(), end
-        self._term = Term(identity, self._timing)
-        self._held: Document | None = None
+        self._lease_view = LeaseView(identity, self._timing)
+        self._last_lease: Document | None = None
         self._epoch = 0
-        self._won, self._stopping = threading.Event(), threading.Event()
+        self._acquired, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="elector", daemon=True)
-        self._guard = threading.Thread(target=self._watch, name="elector-guard", daemon=True)
+        self._guard = threading.Thread(target=self._enforce_deadline, name="elector-guard", daemon=True)
 
     @classmethod
     def of(cls, settings: ClusterSettings) -> Self:
@@ -111,18 +111,18 @@ class Elector:
     @property
     def leading(self) -> bool:
         """Whether this replica leads."""
-        return self._won.is_set()
+        return self._acquired.is_set()
 
     @property
     def epoch(self) -> int:
         """The epoch of this leader, which is greater than the epochs of all earlier leaders."""
         return self._epoch
 
-    def outbid(self, seen: int) -> int:
-        """Raise the Lease's epoch above `seen`, and return the new epoch.
+    def raise_epoch_above(self, epoch: int) -> int:
+        """Raise the Lease's epoch above `epoch`, and return the new epoch.
 
         Raises:
-            NotOurTurn: another replica holds the Lease.
+            LockNotHeldError: another replica holds the Lease.
         """
         for _ in range(_ATTEMPTS):
             lease = self._api.get(LEASE, self._namespace, self._name)
@@ -130,16 +130,18 @@ class Elector:
             if lease is None or spec.get("holderIdentity") != self._identity:
                 break
             try:
-                self._api.replace({**lease, "spec": {**spec, "leaseTransitions": max(seen, _transitions(lease))}})
+                self._api.replace({**lease, "spec": {**spec, "leaseTransitions": max(epoch, _transitions(lease))}})
             except Conflict:
                 continue  # the renewal thread of this process has just written the Lease
-            self._epoch = max(self._epoch, seen + 1)
+            self._epoch = max(self._epoch, epoch + 1)
             return self._epoch
-        raise NotOurTurn(Reason.WAITING, f"a newer leader is active (leader epoch {seen}, ours is {self._epoch})")
+        raise LockNotHeldError(
+            Reason.WAITING, f"a newer leader is active (leader epoch {epoch}, ours is {self._epoch})"
+        )
 
     def wait(self, seconds: float) -> bool:
         """Wait for the Lease, and return whether this replica has it."""
-        return self._won.wait(seconds)
+        return self._acquired.wait(seconds)
 
     def stop(self) -> None:
         """Stop, and release the Lease, so that another replica can take it at once."""
@@ -156,55 +158,55 @@ class Elector:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._try()
+                self._acquire_or_renew()
             except Conflict:
                 log.info("another replica wrote the lease first")
             except TidemillError as error:
-                log.warning("the lease cannot be %s: %s", "renewed" if self._term.leading else "acquired", error)
+                log.warning("the lease cannot be %s: %s", "renewed" if self._lease_view.leading else "acquired", error)
             self._stopping.wait(self._timing.retry)
 
-    def _try(self) -> None:
-        if self._held is not None:
+    def _acquire_or_renew(self) -> None:
+        if self._last_lease is not None:
             # This process wrote the Lease last, so it can renew the Lease without reading it.
-            held, self._held, asked_at = self._held, None, time.monotonic()
-            self._hold(self._api.replace(self._wanted(held)))
-            self._term.renewed(asked_at)
+            own_lease, self._last_lease, sent_at = self._last_lease, None, time.monotonic()
+            self._record_lease(self._api.replace(self._desired_lease(own_lease)))
+            self._lease_view.record_renewal(sent_at)
             return
         lease = self._api.get(LEASE, self._namespace, self._name)
         now = time.monotonic()
-        if not self._term.may_take(lease, now):
-            if self._term.leading:
+        if not self._lease_view.can_acquire(lease, now):
+            if self._lease_view.leading:
                 log.critical("the lease was taken by %s: this process ends", (lease or {})["spec"]["holderIdentity"])
                 self._end(1)
             return
-        wanted = self._wanted(lease)
-        self._hold(self._api.create(wanted) if lease is None else self._api.replace(wanted))
-        self._term.renewed(now)
-        if not self._won.is_set():
+        desired = self._desired_lease(lease)
+        self._record_lease(self._api.create(desired) if lease is None else self._api.replace(desired))
+        self._lease_view.record_renewal(now)
+        if not self._acquired.is_set():
             log.info("%s leads", self._identity)
-            self._won.set()
+            self._acquired.set()
 
-    def _hold(self, lease: Document) -> None:
-        self._held, self._epoch = lease, max(self._epoch, _transitions(lease) + 1)
+    def _record_lease(self, lease: Document) -> None:
+        self._last_lease, self._epoch = lease, max(self._epoch, _transitions(lease) + 1)
 
-    def _wanted(self, lease: Document | None) -> Document:
-        moment = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    def _desired_lease(self, lease: Document | None) -> Document:
+        now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         before = (lease or {}).get("spec") or {}
         ours = before.get("holderIdentity") == self._identity
         spec = {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": int(self._timing.duration),
-            "acquireTime": before.get("acquireTime") if ours else moment,
-            "renewTime": moment,
+            "acquireTime": before.get("acquireTime") if ours else now,
+            "renewTime": now,
             "leaseTransitions": _transitions(lease) + (not ours and lease is not None),
         }
         metadata = (lease or {}).get("metadata") or {"name": self._name, "namespace": self._namespace}
         return {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": metadata, "spec": spec}
 
-    def _watch(self) -> None:
+    def _enforce_deadline(self) -> None:
         """End the process at the deadline, even if an API call hangs or the process was frozen."""
         while not self._stopping.wait(min(0.5, self._timing.retry)):
-            if self._term.lost(time.monotonic()):
+            if self._lease_view.is_expired(time.monotonic()):
                 log.critical("the lease was not renewed for %g s: this process ends", self._timing.deadline)
                 self._end(1)
                 return

@@ -35,20 +35,20 @@ class Delays:
     Attributes:
         drift: the delay if no change is under way, varied by up to 10 %.
         waiting: the delay while a change is under way.
-        first: the delay after the first failure, doubled by each further failure.
-        most: the longest delay after failures.
+        initial_backoff: the delay after the first failure, doubled by each further failure.
+        max_backoff: the longest delay after failures.
     """
 
     drift: float = 90.0
     waiting: float = 10.0
-    first: float = 1.0
-    most: float = 60.0
+    initial_backoff: float = 1.0
+    max_backoff: float = 60.0
 
     def after(self, result: Result, failures: int, *, chance: float) -> float:
         """Return the delay after a pass."""
         match result:
             case Result.FAILED:
-                return min(self.most, self.first * 2.0 ** min(failures - 1, 16)) * (0.9 + 0.2 * chance)
+                return min(self.max_backoff, self.initial_backoff * 2.0 ** min(failures - 1, 16)) * (0.9 + 0.2 * chance)
             case Result.WAITING:
                 return self.waiting
             case _:
@@ -62,20 +62,20 @@ class Schedule(Generic[K]):
         self._delays, self._chance = delays, chance
         self._due: dict[K, float] = {}
         self._running: set[K] = set()
-        self._again: dict[K, float] = {}
+        self._rerun_at: dict[K, float] = {}
         self._failures: dict[K, int] = {}
-        self._begun: set[K] = set()
-        self._fresh_next = False
+        self._unfinished: set[K] = set()
+        self._settled_next = False
 
     def __len__(self) -> int:
         return len(self._due.keys() | self._running)
 
-    def add(self, key: K, at: float, *, fresh: bool = False) -> None:
+    def add(self, key: K, at: float, *, reset_backoff: bool = False) -> None:
         """Request a pass."""
-        if fresh:
+        if reset_backoff:
             self._failures.pop(key, None)
         if key in self._running:
-            self._again[key] = min(at, self._again.get(key, at))
+            self._rerun_at[key] = min(at, self._rerun_at.get(key, at))
         elif key not in self._failures or key not in self._due:
             self._due[key] = min(at, self._due.get(key, at))
 
@@ -84,13 +84,13 @@ class Schedule(Generic[K]):
 
         A key with a running pass is not due.
         """
-        ready = [(key not in self._begun, at, key) for key, at in self._due.items() if at <= now]
+        ready = [(key not in self._unfinished, at, key) for key, at in self._due.items() if at <= now]
         if not ready:
             return None
-        # Pipelines with unfinished changes take turns with all other pipelines. Neither group delays the other.
-        if len({fresh for fresh, _, _ in ready}) == 2:
-            self._fresh_next = not self._fresh_next
-            ready = [item for item in ready if item[0] is not self._fresh_next]
+        # Pipelines with unfinished changes take turns with settled pipelines. Neither group delays the other.
+        if len({settled for settled, _, _ in ready}) == 2:
+            self._settled_next = not self._settled_next
+            ready = [item for item in ready if item[0] is not self._settled_next]
         _, _, key = min(ready, key=lambda item: item[1])
         del self._due[key]
         self._running.add(key)
@@ -100,22 +100,22 @@ class Schedule(Generic[K]):
         """Return the time when the next key is due, or None if no key is waiting."""
         return min(self._due.values(), default=None)
 
-    def done(self, key: K, result: Result, now: float) -> None:
+    def finish(self, key: K, result: Result, now: float) -> None:
         """Record the end of a pass."""
         self._running.discard(key)
-        again = self._again.pop(key, None)
+        rerun_at = self._rerun_at.pop(key, None)
         if result is Result.FAILED:
             self._failures[key] = self._failures.get(key, 0) + 1
         else:
             self._failures.pop(key, None)
         if result is Result.WAITING:
-            self._begun.add(key)
+            self._unfinished.add(key)
         else:
-            self._begun.discard(key)
+            self._unfinished.discard(key)
         if result is not Result.GONE:
             self._due[key] = now + self._delays.after(result, self._failures.get(key, 0), chance=self._chance())
-        if again is not None and result is not Result.FAILED:
-            self._due[key] = min(again, self._due.get(key, again))
+        if rerun_at is not None and result is not Result.FAILED:
+            self._due[key] = min(rerun_at, self._due.get(key, rerun_at))
 
 
 class WorkQueue(Generic[K]):
@@ -145,10 +145,10 @@ class WorkQueue(Generic[K]):
             if thread.is_alive():
                 thread.join(max(0.0, deadline - time.monotonic()))
 
-    def add(self, key: K, *, delay: float = 0.0, fresh: bool = False) -> None:
+    def add(self, key: K, *, delay: float = 0.0, reset_backoff: bool = False) -> None:
         """Request a pass for `key`, and return without waiting for the pass."""
         with self._changed:
-            self._schedule.add(key, time.monotonic() + delay, fresh=fresh)
+            self._schedule.add(key, time.monotonic() + delay, reset_backoff=reset_backoff)
             self._changed.notify()
 
     def __len__(self) -> int:
@@ -163,7 +163,7 @@ class WorkQueue(Generic[K]):
                 log.exception("%s: the pass failed", key)
                 result = Result.FAILED
             with self._changed:
-                self._schedule.done(key, result, time.monotonic())
+                self._schedule.finish(key, result, time.monotonic())
                 self._changed.notify()
 
     def _next(self) -> K | None:

@@ -16,22 +16,22 @@ import kopf
 
 from tidemill_chassis.status_server import StatusServer
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, NotFound
+from tidemill_operator.actuators.kubernetes.cache import CachedApi, ObjectCache
 from tidemill_operator.actuators.kubernetes.children import LISTED
-from tidemill_operator.actuators.kubernetes.mirror import Mirror, MirroredApi
-from tidemill_operator.actuators.kubernetes.secrets import keys_in_cluster
+from tidemill_operator.actuators.kubernetes.secrets import secret_reader
 from tidemill_operator.cluster import handlers
 from tidemill_operator.cluster.admission.certificates import CertificateKeeper
 from tidemill_operator.cluster.admission.webhook import Webhook
+from tidemill_operator.cluster.context import PassContext
 from tidemill_operator.cluster.control import Controller
-from tidemill_operator.cluster.duties import Duties
-from tidemill_operator.cluster.events import Recorder
+from tidemill_operator.cluster.event_recorder import EventRecorder
+from tidemill_operator.cluster.figures_writer import FiguresWriter
 from tidemill_operator.cluster.leader import Elector
-from tidemill_operator.cluster.observed import ObservedStatus
+from tidemill_operator.cluster.leader_tasks import LeaderTasks
 from tidemill_operator.cluster.queue import Delays, WorkQueue
 from tidemill_operator.cluster.scaling import ClusterScaling
-from tidemill_operator.cluster.telemetry import LEADER, Measures
+from tidemill_operator.cluster.telemetry import LEADER, OperatorMetrics
 from tidemill_operator.cluster.watchdog import Watchdog
-from tidemill_operator.cluster.world import World
 from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
@@ -48,39 +48,41 @@ class Operator:
 
     def __init__(self, platform: Platform, settings: ClusterSettings) -> None:
         self._platform, self._settings = platform, settings
-        self._mirror = Mirror([PIPELINE, *LISTED])
-        self._api = MirroredApi(self._mirror, everywhere=not settings.namespaces, listed_seconds=settings.drift_seconds)
+        self._cache = ObjectCache([PIPELINE, *LISTED])
+        self._api = CachedApi(
+            self._cache, all_namespaces=not settings.namespaces, listed_seconds=settings.drift_seconds
+        )
         self._watchdog = Watchdog()
         self._stopping = threading.Event()
         self._elector = Elector.of(settings)
-        self._recorder, self._measures = Recorder(self._api, settings.pod_name), Measures()
-        instruments = Instruments.of(platform, keys_in_cluster(self._api), changed=self._stands)
+        self._recorder, self._metrics = EventRecorder(self._api, settings.pod_name), OperatorMetrics()
+        instruments = Instruments.of(platform, secret_reader(self._api), changed=self._on_progress_change)
         self._clusters, self._progress = instruments.clusters, instruments.progress
         self._scaling = ClusterScaling(
             self._api,
             instruments.reader,
             recorder=self._recorder,
-            measures=self._measures,
-            wake=lambda key: self._queue.add(key),
+            metrics=self._metrics,
+            request_pass=lambda key: self._queue.add(key),
         )
-        self._observed = ObservedStatus(self._api, self._recorder)
+        self._figures_writer = FiguresWriter(self._api, self._recorder)
         self._observer = Observers(
-            instruments.log,
+            instruments.offset_reader,
             self._clusters,
             platform.postgres,
-            self._observed.show,
-            progress=self._progress.take,
+            self._figures_writer.update,
+            progress=self._progress.update,
         )
-        self._passes = self._controller()
-        self._queue = WorkQueue(self._passes.work, Delays(drift=settings.drift_seconds), workers=_WORKERS)
+        self._controller = self._make_controller()
+        self._queue = WorkQueue(self._controller.run_pass, Delays(drift=settings.drift_seconds), workers=_WORKERS)
         self._webhook = self._make_webhook() if settings.webhook_port else None
-        self._duties = Duties(
+        self._leader_tasks = LeaderTasks(
             self._api,
             self._queue,
             self._watchdog,
             namespaces=settings.namespaces,
-            home=settings.operator_namespace,
-            more=[self._webhook.publish] if self._webhook else [],
+            operator_namespace=settings.operator_namespace,
+            extra_tasks=[self._webhook.publish] if self._webhook else [],
         )
         self._status = StatusServer("0.0.0.0", settings.status_port, self._health, self._ready, self._live)  # noqa: S104
 
@@ -99,13 +101,13 @@ class Operator:
                 pass
             if not self._stopping.is_set():
                 LEADER.set(1)
-                self._lead()
+                self._run_as_leader()
         finally:
             self._stopping.set()
-            self._duties.stop()
+            self._leader_tasks.stop()
             self._observer.stop()
             if self._elector.leading:
-                self._observed.blank()
+                self._figures_writer.remove_all()
             self._scaling.stop()
             self._queue.stop()
             self._elector.stop()
@@ -114,12 +116,12 @@ class Operator:
             self._status.stop()
         return 0
 
-    def _lead(self) -> None:
+    def _run_as_leader(self) -> None:
         self._require_resource()
         self._queue.start()
         self._scaling.start()
         self._observer.start()
-        self._duties.start()
+        self._leader_tasks.start()
         asyncio.run(self._watch())
 
     async def _watch(self) -> None:
@@ -132,39 +134,39 @@ class Operator:
                 await asyncio.sleep(0.5)
             stopping.set()
 
-        relaying = asyncio.create_task(relay())
+        relay_task = asyncio.create_task(relay())
         try:
             await kopf.operator(
-                registry=handlers.registry(self._queue, self._watchdog, self._mirror, self._api.configuration),
+                registry=handlers.registry(self._queue, self._watchdog, self._cache, self._api.configuration),
                 settings=handlers.settings(),
                 standalone=True,
                 stop_flag=stopping,
                 **where,
             )
         finally:
-            relaying.cancel()
+            relay_task.cancel()
 
     def _require_resource(self) -> None:
         namespaces = self._settings.namespaces or (None,)
         self._api.list(PIPELINE, namespaces[0], metadata_only=True)
 
-    def _controller(self) -> Controller:
+    def _make_controller(self) -> Controller:
         platform, settings = self._platform, self._settings
-        world = World.of(platform, settings, api=self._api, elector=self._elector, clusters=self._clusters)
+        context = PassContext.of(platform, settings, api=self._api, elector=self._elector, clusters=self._clusters)
         return Controller(
-            world,
+            context,
             recorder=self._recorder,
             observer=self._observer,
-            measures=self._measures,
+            metrics=self._metrics,
             scaling=self._scaling,
             progress=self._progress,
         )
 
-    def _stands(self, key: Key, error: TidemillError | None) -> None:
+    def _on_progress_change(self, key: Key, error: TidemillError | None) -> None:
         """Update a pipeline's status if the counting of its events has stopped or resumed."""
         if error is not None:
-            self._passes.interrupt(key, error)
-        self._queue.add(key, fresh=True)
+            self._controller.report_interruption(key, error)
+        self._queue.add(key, reset_backoff=True)
 
     def _make_webhook(self) -> Webhook:
         settings = self._settings

@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from tidemill_contract.resource.spec import ScaledComponent
 from tidemill_operator.cluster.queue import Result
 from tidemill_operator.keys import Key
-from tidemill_operator.observer.condition_metrics import Conditions
+from tidemill_operator.observer.condition_metrics import ConditionExporter
 from tidemill_operator.outcome import Outcome
 
 _BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -69,48 +69,48 @@ T = TypeVar("T")
 
 
 @dataclass
-class Doing:
+class RunningPass:
     """A running pass."""
 
     result: Result = Result.FAILED
 
 
-class Measures:
+class OperatorMetrics:
     """Updates the operator's metrics, in several threads at once."""
 
     def __init__(self) -> None:
         self._states: dict[Key, str] = {}
-        self._conditions = Conditions()
+        self._conditions = ConditionExporter()
         self._lock = threading.Lock()
         for state in _STATES:
             PIPELINES.labels(state).set(0)
 
     @contextmanager
-    def pass_of(self, key: Key) -> Iterator[Doing]:
+    def measure_pass(self, key: Key) -> Iterator[RunningPass]:
         """Measure the duration of a pass, and count the pass."""
-        doing, began = Doing(), time.monotonic()
+        running_pass, started_at = RunningPass(), time.monotonic()
         failed = FAILED.labels(key.namespace, key.name)
         try:
-            yield doing
+            yield running_pass
         finally:
-            DURATION.labels("pass").observe(time.monotonic() - began)
-            RECONCILIATIONS.labels(doing.result.value).inc()
-            if doing.result is Result.FAILED:
+            DURATION.labels("pass").observe(time.monotonic() - started_at)
+            RECONCILIATIONS.labels(running_pass.result.value).inc()
+            if running_pass.result is Result.FAILED:
                 failed.inc()
 
-    def state_of(self, key: Key, status: Mapping[str, Any]) -> None:
+    def record_state(self, key: Key, status: Mapping[str, Any]) -> None:
         """Update the metrics of a pipeline's state and conditions."""
-        self._note(key, state(status))
-        self._conditions.tell(key, key.namespace, key.name, status.get("conditions", ()))
+        self._set_state(key, state(status))
+        self._conditions.export(key, key.namespace, key.name, status.get("conditions", ()))
 
-    def scaled(self, key: Key, decided: Mapping[str, Any], component: ScaledComponent = "processor") -> None:
+    def record_scaling(self, key: Key, decision: Mapping[str, Any], component: ScaledComponent = "processor") -> None:
         """Update the metrics of scaling after a decision."""
-        DECISIONS.labels(decided["reason"]).inc()
+        DECISIONS.labels(decision["reason"]).inc()
         desired, current = _REPLICAS[component]
-        desired.labels(key.namespace, key.name).set(decided["desired"])
-        current.labels(key.namespace, key.name).set(decided["current"])
+        desired.labels(key.namespace, key.name).set(decision["desired"])
+        current.labels(key.namespace, key.name).set(decision["current"])
 
-    def unscaled(self, key: Key, component: ScaledComponent = "processor") -> None:
+    def remove_scaling(self, key: Key, component: ScaledComponent = "processor") -> None:
         """Remove a component's scaling metrics."""
         for gauge in _REPLICAS[component]:
             with suppress(KeyError):
@@ -118,19 +118,19 @@ class Measures:
 
     def forget(self, key: Key) -> None:
         """Remove a pipeline's metrics."""
-        self._note(key, None)
-        self._conditions.tell(key, key.namespace, key.name, ())
+        self._set_state(key, None)
+        self._conditions.export(key, key.namespace, key.name, ())
         with suppress(KeyError):
             FAILED.remove(key.namespace, key.name)
 
-    def _note(self, key: Key, pipeline_state: str | None) -> None:
+    def _set_state(self, key: Key, pipeline_state: str | None) -> None:
         with self._lock:
             if pipeline_state is None:
                 self._states.pop(key, None)
             else:
                 self._states[key] = pipeline_state
             for name in _STATES:
-                PIPELINES.labels(name).set(sum(noted == name for noted in self._states.values()))
+                PIPELINES.labels(name).set(sum(recorded == name for recorded in self._states.values()))
 
 
 def state(status: Mapping[str, Any]) -> str:
@@ -142,16 +142,16 @@ def state(status: Mapping[str, Any]) -> str:
     return "ready" if conditions.get("Ready") == "True" else "progressing"
 
 
-class _Timed:
+class _TimedActuator:
     def __init__(self, inner: Any, phase: str) -> None:
         self._inner, self._phase = inner, phase
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
 
-        def call(*arguments: Any, **named: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
             with DURATION.labels(self._phase).time():
-                result = method(*arguments, **named)
+                result = method(*arguments, **keywords)
             if isinstance(result, list):
                 CHANGES.labels(self._phase).inc(sum(item.changed for item in result if isinstance(item, Outcome)))
             return result
@@ -161,4 +161,4 @@ class _Timed:
 
 def timed(actuator: T, phase: str) -> T:
     """Return an actuator whose calls are measured under the name `phase`."""
-    return cast(T, _Timed(actuator, phase))
+    return cast(T, _TimedActuator(actuator, phase))

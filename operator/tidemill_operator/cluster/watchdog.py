@@ -19,24 +19,24 @@ class Watchdog:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, limit_seconds: float = LIMIT_SECONDS) -> None:
         self._clock, self._limit = clock, limit_seconds
-        self._seen: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
         self._missing: dict[str, tuple[str, int, float]] = {}
         self._lock = threading.Lock()
 
-    def saw(self, uid: str, version: str, *, gone: bool = False) -> None:
-        """Record an event of an object."""
+    def record_event(self, uid: str, version: str, *, gone: bool = False) -> None:
+        """Record the version of a watch event. `gone` means that the object was deleted."""
         number = _number(version)
         with self._lock:
             if gone:
-                self._seen.pop(uid, None)
+                self._reported.pop(uid, None)
                 self._missing.pop(uid, None)
                 return
-            self._seen[uid] = max(number, self._seen.get(uid, 0))
+            self._reported[uid] = max(number, self._reported.get(uid, 0))
             missing = self._missing.get(uid)
-            if missing is not None and missing[1] <= self._seen[uid]:
+            if missing is not None and missing[1] <= self._reported[uid]:
                 del self._missing[uid]
 
-    def exists(self, source: str, versions: Mapping[str, str]) -> None:
+    def expect_versions(self, source: str, versions: Mapping[str, str]) -> None:
         """Record the current versions of objects, and expect an event for each version."""
         with self._lock:
             now = self._clock()
@@ -45,7 +45,7 @@ class Watchdog:
                 del self._missing[uid]
             for uid, version in versions.items():
                 number = _number(version)
-                if self._seen.get(uid, 0) < number and uid not in self._missing:
+                if self._reported.get(uid, 0) < number and uid not in self._missing:
                     self._missing[uid] = (source, number, now)
 
     @property
@@ -53,10 +53,10 @@ class Watchdog:
         """Whether all expected events have arrived in time."""
         with self._lock:
             oldest = min((since for _, _, since in self._missing.values()), default=None)
-            silent = 0.0 if oldest is None else self._clock() - oldest
-        if silent > self._limit:
-            log.error("changes were not seen for %.0f s: the watch no longer works", silent)
-        return silent <= self._limit
+            silent_seconds = 0.0 if oldest is None else self._clock() - oldest
+        if silent_seconds > self._limit:
+            log.error("changes were not seen for %.0f s: the watch no longer works", silent_seconds)
+        return silent_seconds <= self._limit
 
 
 def _number(version: str) -> int:

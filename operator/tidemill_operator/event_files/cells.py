@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from tidemill_contract.events.kept_json import JSON
+from tidemill_contract.events.json_fields import JSON
 from tidemill_contract.events.timestamps import RFC3339, UNITS
 from tidemill_contract.resource.paths import Steps, show_path
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.csv_dialect import Dialect
 from tidemill_operator.event_files.numbers import BOOLEANS, NULLS, read_number
 
-Cell = Callable[[str], Any]
+CellReader = Callable[[str], Any]
 """A function from a cell to its value for the JSON encoder. The function returns None for a cell without a value."""
 
 
@@ -25,34 +25,36 @@ class RowWriter:
     """Writes rows as JSON objects.
 
     Attributes:
-        unread: the columns that no field reads.
-        unfilled: the fields that no column fills.
+        unused_columns: the columns that no field reads.
+        unmatched_fields: the fields that no column fills.
     """
 
     def __init__(self, dialect: Dialect, fields: Sequence[FieldSpec]) -> None:
         """Match each column to the field with the same path or name."""
-        own = [field for field in fields if field.origin == "value"]
+        value_fields = [field for field in fields if field.origin == "value"]
         # Put json fields first, so that fields of other types replace them in the dicts below.
-        own.sort(key=lambda field: field.type != JSON)
-        by_path = {show_path(field.steps): field for field in own}
-        by_member = {field.steps[0]: field for field in own if len(field.steps) == 1}
-        by_name = {field.name: field for field in own}
-        self._cells: list[tuple[int, Sequence[Any], Cell]] = []
-        self._width, unread, filled = len(dialect.columns), [], set[Steps]()
-        for at, (column, decimal) in enumerate(zip(dialect.columns, dialect.decimals, strict=True)):
+        value_fields.sort(key=lambda field: field.type != JSON)
+        by_path = {show_path(field.steps): field for field in value_fields}
+        by_member = {field.steps[0]: field for field in value_fields if len(field.steps) == 1}
+        by_name = {field.name: field for field in value_fields}
+        self._cells: list[tuple[int, Sequence[Any], CellReader]] = []
+        self._width, unused, filled = len(dialect.columns), [], set[Steps]()
+        for index, (column, decimal) in enumerate(zip(dialect.columns, dialect.decimals, strict=True)):
             field = by_member.get(column) or by_path.get(column) or by_name.get(column)
             if field is None or field.steps in filled or not all(isinstance(step, str) for step in field.steps):
-                unread.append(column)
+                unused.append(column)
                 continue
             filled.add(field.steps)
-            self._cells.append((at, field.steps, _reader(field, decimal)))
-        self.unread = tuple(unread)
-        self.unfilled = tuple(field.name for field in fields if field.origin == "value" and field.steps not in filled)
+            self._cells.append((index, field.steps, _cell_reader(field, decimal)))
+        self.unused_columns = tuple(unused)
+        self.unmatched_fields = tuple(
+            field.name for field in fields if field.origin == "value" and field.steps not in filled
+        )
         self._flat = all(len(steps) == 1 for _, steps, _ in self._cells)
-        self._plain = [(at, steps[0], read) for at, steps, read in self._cells]
+        self._flat_cells = [(index, steps[0], read) for index, steps, read in self._cells]
 
     @property
-    def fills_nothing(self) -> bool:
+    def matches_no_field(self) -> bool:
         """Whether no field reads any column of the file."""
         return not self._cells
 
@@ -67,11 +69,11 @@ class RowWriter:
         width = len(row)
         if self._flat:
             return msgspec.json.encode(
-                {name: value for at, name, read in self._plain if at < width and (value := read(row[at])) is not None}
+                {name: value for i, name, read in self._flat_cells if i < width and (value := read(row[i])) is not None}
             )
         event: dict[str, Any] = {}
-        for at, steps, read in self._cells:
-            if at < width and (value := read(row[at])) is not None:
+        for i, steps, read in self._cells:
+            if i < width and (value := read(row[i])) is not None:
                 *outer, last = steps
                 inner = event
                 for step in outer:
@@ -80,38 +82,38 @@ class RowWriter:
         return msgspec.json.encode(event)
 
 
-def _reader(field: FieldSpec, decimal: str) -> Cell:
+def _cell_reader(field: FieldSpec, decimal: str) -> CellReader:
     match field.type:
         case "string":
-            return _text
+            return _read_text
         case "boolean":
-            return _boolean
+            return _read_boolean
         case "timestamp":
-            return _counted(decimal) if _counts(field) else _moment
+            return _number_reader(decimal) if _accepts_numbers(field) else _read_time
         case "strings" | "json":
-            return _json
-    return _counted(decimal)  # integer and other numeric types
+            return _read_json
+    return _number_reader(decimal)  # integer and other numeric types
 
 
-def _counts(field: FieldSpec) -> bool:
+def _accepts_numbers(field: FieldSpec) -> bool:
     return field.format in (None, RFC3339, *UNITS)
 
 
-def _text(cell: str) -> str | None:
+def _read_text(cell: str) -> str | None:
     return cell or None
 
 
-def _moment(cell: str) -> str | None:
+def _read_time(cell: str) -> str | None:
     text = cell.strip()
     return None if text.lower() in NULLS else text
 
 
-def _boolean(cell: str) -> Any:
+def _read_boolean(cell: str) -> Any:
     text = cell.strip().lower()
     return None if text in NULLS else BOOLEANS.get(text, cell)
 
 
-def _counted(decimal: str) -> Cell:
+def _number_reader(decimal: str) -> CellReader:
     def read(cell: str) -> Any:
         text = cell.strip()
         if text.lower() in NULLS:
@@ -123,7 +125,7 @@ def _counted(decimal: str) -> Cell:
     return read
 
 
-def _json(cell: str) -> Any:
+def _read_json(cell: str) -> Any:
     text = cell.strip()
     if not text:
         return None

@@ -21,7 +21,7 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _GZIP = b"\x1f\x8b"
-_FOREIGN = (
+_UNSUPPORTED_FORMATS = (
     (b"PK\x03\x04", "is an Excel workbook or a ZIP file: save the sheet as CSV, or unpack it"),
     (b"\xd0\xcf\x11\xe0", "is an old Excel workbook: save the sheet as CSV"),
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd: unpack it, or use gzip"),
@@ -32,19 +32,19 @@ _FOREIGN = (
     (b"SQLite format 3", "is a SQLite database: export its table as CSV"),
     (b"%PDF", "is a PDF: events have to be CSV, NDJSON or Parquet"),
 )
-_WHITE = frozenset(b"\t\n\r\f")
-_MOST_CONTROL = 0.002
+_WHITESPACE = frozenset(b"\t\n\r\f")
+_MAX_CONTROL_SHARE = 0.002
 """Maximum share of control characters in a text."""
-_LEAST_ZEROS = 0.5
+_MIN_ZERO_SHARE = 0.5
 """The minimum share of zeros among the high bytes of UTF-16. The high byte of every ASCII character is zero."""
-_MARKED = ("utf-16", "utf-32")
+_NEEDS_BOM = ("utf-16", "utf-32")
 
 
 class EventFileError(Exception):
     """The error for an unreadable file of events, with the position and the remedy in its message."""
 
 
-def not_decoded(where: str, encoding: str, error: UnicodeError) -> EventFileError:
+def decoding_error(where: str, encoding: str, error: UnicodeError) -> EventFileError:
     """Return the error for bytes that are not text in the encoding.
 
     Args:
@@ -70,7 +70,7 @@ class Content:
         self.stream: BinaryIO
         self.head: bytes
         if path is None:
-            self._read_on(sys.stdin.buffer)
+            self._open_pipe(sys.stdin.buffer)
         else:
             try:
                 self._open(path)
@@ -86,27 +86,27 @@ class Content:
     def _open(self, path: Path) -> None:
         self._raw = path.open("rb")
         if not self._raw.seekable():  # a named pipe
-            self._read_on(self._raw)
+            self._open_pipe(self._raw)
             return
-        packed = self._raw.peek(2)[:2] == _GZIP
-        self.stream = gzip.open(self._raw) if packed else self._raw  # type: ignore[assignment]  # noqa: SIM115
+        is_gzip = self._raw.peek(2)[:2] == _GZIP
+        self.stream = gzip.open(self._raw) if is_gzip else self._raw  # type: ignore[assignment]  # noqa: SIM115
         self.head = self.stream.read(HEAD_BYTES)
         self.stream.seek(0)
 
-    def _read_on(self, source: Any) -> None:
+    def _open_pipe(self, source: Any) -> None:
         """Read the first bytes of a pipe, and make a stream that starts again with these bytes."""
         first = source.read1(HEAD_BYTES)
-        rejoined: Any = _Rejoined(first, source)
+        rejoined: Any = _PrefixedStream(first, source)
         self.stream = io.BufferedReader(rejoined)
         self.head = first
         if first.startswith(_GZIP):
             unpacked: Any = gzip.GzipFile(fileobj=self.stream)
             self.head = unpacked.read1(HEAD_BYTES)
-            again: Any = _Rejoined(self.head, unpacked)
-            self.stream = io.BufferedReader(again)
+            rest: Any = _PrefixedStream(self.head, unpacked)
+            self.stream = io.BufferedReader(rest)
 
     @property
-    def share(self) -> float | None:
+    def fraction_read(self) -> float | None:
         """The share of the file already read, from 0 to 1, or None if unknown."""
         return min(1.0, self._raw.tell() / self._size) if self._raw is not None and self._size else None
 
@@ -129,16 +129,16 @@ class Content:
         Raises:
             EventFileError: the file is not text.
         """
-        for start, what in _FOREIGN:
+        for start, what in _UNSUPPORTED_FORMATS:
             if self.head.startswith(start):
                 raise EventFileError(f"{self.name} {what}")
         for mark, encoding in _BOMS:
             if self.head.startswith(mark):
                 return encoding
-        if wide := _wide(self.head):
-            return wide
+        if utf16 := _detect_utf16(self.head):
+            return utf16
         control = sum(map(_is_control, self.head[:65536]))
-        if control > _MOST_CONTROL * min(len(self.head), 65536):
+        if control > _MAX_CONTROL_SHARE * min(len(self.head), 65536):
             at = next(i for i, byte in enumerate(self.head) if _is_control(byte))
             remedy = "if the file is text, name its encoding with --encoding; else convert it to CSV or NDJSON"
             raise EventFileError(f"{self.name} is binary: byte {at} is {self.head[at]:#04x}; {remedy}")
@@ -148,7 +148,7 @@ class Content:
             return "cp1252"
         return "utf-8"
 
-    def known_encoding(self, encoding: str | None) -> str:
+    def resolve_encoding(self, encoding: str | None) -> str:
         """Return the name of `encoding`, or the detected encoding if `encoding` is None.
 
         Raises:
@@ -163,32 +163,32 @@ class Content:
         except (LookupError, ValueError):
             remedy = "write a text encoding that Python knows, such as utf-8, cp1252 or utf-16"
             raise EventFileError(f"--encoding {encoding}: there is no such encoding; {remedy}") from None
-        if name in _MARKED and not any(self.head.startswith(mark) for mark, each in _BOMS if each == name):
+        if name in _NEEDS_BOM and not any(self.head.startswith(mark) for mark, each in _BOMS if each == name):
             remedy = f"write --encoding {name}-le or {name}-be, or leave --encoding out"
             raise EventFileError(f"--encoding {encoding}: {self.name} has no byte order mark; {remedy}")
         return name
 
 
-def _wide(head: bytes) -> str | None:
+def _detect_utf16(head: bytes) -> str | None:
     """Return "utf-16-le" or "utf-16-be", or None if `head` is not UTF-16 text.
 
     `head` has no byte order mark.
     """
     sample = head[:65536]
     low, high = sample[::2].count(0), sample[1::2].count(0)
-    if max(low, high) < _LEAST_ZEROS * (len(sample) / 2) or min(low, high) > _MOST_CONTROL * len(sample):
+    if max(low, high) < _MIN_ZERO_SHARE * (len(sample) / 2) or min(low, high) > _MAX_CONTROL_SHARE * len(sample):
         return None
     encoding = "utf-16-be" if low > high else "utf-16-le"
     text = sample.decode(encoding, errors="replace")
     control = sum(_is_control(ord(character)) for character in text)
-    return encoding if control <= _MOST_CONTROL * len(text) else None
+    return encoding if control <= _MAX_CONTROL_SHARE * len(text) else None
 
 
 def _is_control(code: int) -> bool:
-    return code < 32 and code not in _WHITE
+    return code < 32 and code not in _WHITESPACE
 
 
-class _Rejoined(io.RawIOBase):
+class _PrefixedStream(io.RawIOBase):
     """A stream that returns `first`, and then the bytes of the stream `rest`."""
 
     def __init__(self, first: bytes, rest: Any) -> None:

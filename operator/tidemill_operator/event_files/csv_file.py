@@ -6,31 +6,31 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
-from tidemill_operator.event_files.content import Content, EventFileError, not_decoded
+from tidemill_operator.event_files.content import Content, EventFileError, decoding_error
 from tidemill_operator.event_files.csv_dialect import Dialect, find_dialect
 
-_MANY_LINES, _MOST_WARNINGS = 50, 10
-_MOST_CELL = 1024 * 1024
+_MANY_LINES, _MAX_WARNINGS = 50, 10
+_MAX_CELL = 1024 * 1024
 """Maximum length of a cell, the same as the maximum length of an event."""
 
 
-class _Lines:
+class _QuoteTracker:
     """Yields the lines of a text, and finds out whether the last row ends within quotes."""
 
     def __init__(self, text: Iterator[str]) -> None:
         self._text, self._quotes = text, 0
-        self.open_at: int | None = None
+        self.unclosed_line: int | None = None
 
     def __iter__(self) -> Iterator[str]:
         for line in self._text:
             self._quotes += line.count('"')
             yield line
 
-    def row(self, row: Sequence[str], line: int) -> None:
+    def end_row(self, row: Sequence[str], line: int) -> None:
         # If a quote is not closed, the last cell contains the line's end. An odd number of quotes can also come from
         # a valid cell such as 3".
         is_open = self._quotes % 2 == 1 and bool(row) and row[-1].endswith(("\n", "\r"))
-        self.open_at, self._quotes = line if is_open else None, 0
+        self.unclosed_line, self._quotes = line if is_open else None, 0
 
 
 class CsvFile:
@@ -47,9 +47,9 @@ class CsvFile:
             EventFileError: the file is not a CSV file, or has no column.
         """
         self._content = content
-        self.encoding = content.known_encoding(encoding)
+        self.encoding = content.resolve_encoding(encoding)
         self.warnings: list[str] = []
-        csv.field_size_limit(_MOST_CELL)
+        csv.field_size_limit(_MAX_CELL)
         try:
             self.dialect: Dialect = find_dialect(self._head(), delimiter)
         except csv.Error as error:
@@ -67,31 +67,33 @@ class CsvFile:
             EventFileError: a line cannot be decoded, or a quote is not closed.
         """
         text = io.TextIOWrapper(self._content.stream, self.encoding, newline="")
-        lines = _Lines(text)
-        reader = csv.reader(lines, delimiter=self.dialect.delimiter)
-        line, skipped = 1, 0
+        tracker = _QuoteTracker(text)
+        reader = csv.reader(tracker, delimiter=self.dialect.delimiter)
+        line, row_number = 1, 0
         self.warnings.clear()
         try:
             for row in reader:
-                if reader.line_num - line >= _MANY_LINES and len(self.warnings) < _MOST_WARNINGS:
+                if reader.line_num - line >= _MANY_LINES and len(self.warnings) < _MAX_WARNINGS:
                     self.warnings.append(
                         f"the row in line {line} has {reader.line_num - line + 1:,} lines: check its quotes"
                     )
                 if row:
-                    skipped += 1
-                    if skipped > self.dialect.skipped:
+                    row_number += 1
+                    if row_number > self.dialect.skipped_lines:
                         yield line, row
-                lines.row(row, line)
+                tracker.end_row(row, line)
                 line = reader.line_num + 1
-            if lines.open_at is not None:
-                self.warnings.append(f"the file ends within the quotes of the row in line {lines.open_at}: close them")
+            if tracker.unclosed_line is not None:
+                self.warnings.append(
+                    f"the file ends within the quotes of the row in line {tracker.unclosed_line}: close them"
+                )
         except UnicodeDecodeError as error:
             name, byte = self._content.name, error.object[error.start]
             remedy = "write --encoding cp1252 for a file from Windows" if self.encoding == "utf-8" else "check the file"
             problem = f"byte {byte:#04x} is not {self.encoding}"
             raise EventFileError(f"{name}, near line {line}: {problem}; {remedy}") from None
         except UnicodeError as error:
-            raise not_decoded(f"{self._content.name}, near line {line}", self.encoding, error) from None
+            raise decoding_error(f"{self._content.name}, near line {line}", self.encoding, error) from None
         except csv.Error as error:
             remedy = "check that the quotes of this line are closed"
             raise EventFileError(f"{self._content.name}, line {line}: {error}; {remedy}") from None
@@ -102,6 +104,6 @@ class CsvFile:
         """Return the complete lines at the beginning of the file as a text."""
         head = self._content.head
         text = head.decode(self.encoding, errors="replace")
-        whole = max(text.rfind("\n"), text.rfind("\r"))
-        cut = self._content.is_longer_than_head and whole > 0
-        return (text[: whole + 1] if cut else text).removeprefix("\ufeff")
+        end = max(text.rfind("\n"), text.rfind("\r"))
+        is_cut = self._content.is_longer_than_head and end > 0
+        return (text[: end + 1] if is_cut else text).removeprefix("\ufeff")

@@ -9,15 +9,15 @@ from typing import BinaryIO
 import msgspec
 
 from tidemill_contract.events.fields import MAX_EVENT_BYTES
-from tidemill_contract.events.members import BROKEN
-from tidemill_operator.event_files.content import Content, EventFileError, not_decoded
+from tidemill_contract.events.members import JSON_ERRORS
+from tidemill_operator.event_files.content import Content, EventFileError, decoding_error
 
-MOST_ARRAY_BYTES = 256 * 1024 * 1024
+MAX_ARRAY_BYTES = 256 * 1024 * 1024
 """Maximum size of a file with one JSON array. The whole file is read into memory."""
 _UTF8 = ("utf-8", "utf-8-sig")
 _BLANK = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
-_raws = msgspec.json.Decoder(list[msgspec.Raw])
+_array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class NdjsonFile:
@@ -31,7 +31,7 @@ class NdjsonFile:
         """
         self._content = content
         self.encoding = _json_encoding(content, encoding)
-        self.unfinished: int | None = None
+        self.incomplete_line: int | None = None
 
     def lines(self, *, growing: bool = False) -> Iterator[tuple[int, bytes]]:
         """Yield the line number and the UTF-8 bytes of each line that is not blank.
@@ -44,7 +44,7 @@ class NdjsonFile:
         if self.encoding in _UTF8:
             for number, line, ended in _binary_lines(self._content.stream):
                 if growing and not ended and not _is_json(line):
-                    self.unfinished = number
+                    self.incomplete_line = number
                 else:
                     yield number, line
             return
@@ -55,13 +55,13 @@ class NdjsonFile:
                 if decoded.strip():
                     yield number, decoded.strip().encode()
         except UnicodeError as error:
-            raise not_decoded(f"{self._content.name}, line {number + 1}", self.encoding, error) from None
+            raise decoding_error(f"{self._content.name}, line {number + 1}", self.encoding, error) from None
         finally:
             text.detach()
 
 
 def _json_encoding(content: Content, encoding: str | None) -> str:
-    detected = content.known_encoding(encoding)
+    detected = content.resolve_encoding(encoding)
     # JSON is UTF-8 unless the user or the bytes say otherwise. Lines that are not UTF-8 are then broken events.
     return "utf-8" if encoding is None and detected == "cp1252" else detected
 
@@ -69,7 +69,7 @@ def _json_encoding(content: Content, encoding: str | None) -> str:
 def _is_json(line: bytes) -> bool:
     try:
         msgspec.json.decode(line, type=msgspec.Raw)
-    except BROKEN:
+    except JSON_ERRORS:
         return False
     return True
 
@@ -82,10 +82,10 @@ def _binary_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
     number, limit = 0, MAX_EVENT_BYTES + 1
     while line := stream.readline(limit):
         number += 1
-        whole = line
+        first_part = line
         while len(line) == limit and not line.endswith(b"\n"):
             line = stream.readline(limit)
-        data = (whole.removeprefix(_BOM) if number == 1 else whole).strip(_BLANK)
+        data = (first_part.removeprefix(_BOM) if number == 1 else first_part).strip(_BLANK)
         if data:
             yield number, data, line.endswith(b"\n")
 
@@ -109,20 +109,20 @@ class JsonFile:
             EventFileError: the file is too large, or is not JSON.
         """
         name = self._content.name
-        body = self._content.stream.read(MOST_ARRAY_BYTES + 1)
-        if len(body) > MOST_ARRAY_BYTES:
+        body = self._content.stream.read(MAX_ARRAY_BYTES + 1)
+        if len(body) > MAX_ARRAY_BYTES:
             remedy = f"write one event per line: jq -c '.[]' {name} > events.ndjson"
-            raise EventFileError(f"{name}: an array of more than {MOST_ARRAY_BYTES >> 20} MiB; {remedy}")
+            raise EventFileError(f"{name}: an array of more than {MAX_ARRAY_BYTES >> 20} MiB; {remedy}")
         if self.encoding not in _UTF8:
             try:
                 body = body.decode(self.encoding).encode()
             except UnicodeError as error:
-                raise not_decoded(name, self.encoding, error) from None
+                raise decoding_error(name, self.encoding, error) from None
         body = body.removeprefix(_BOM).strip(_BLANK)
         try:
-            values = _raws.decode(body) if body.startswith(b"[") else [msgspec.Raw(body)]
+            values = _array_decoder.decode(body) if body.startswith(b"[") else [msgspec.Raw(body)]
             for number, value in enumerate(values, 1):
                 yield number, msgspec.json.format(bytes(value), indent=-1)
-        except BROKEN as error:
+        except JSON_ERRORS as error:
             remedy = "write valid JSON, or one event per line in a file called .ndjson"
             raise EventFileError(f"{name}: is not JSON ({error}); {remedy}") from None

@@ -35,10 +35,10 @@ def read_number(text: str, decimal: str) -> str | None:
     match = _NUMBER[decimal].fullmatch(text.strip(_UNITS))
     if match is None:
         return None
-    sign, whole, fraction, exponent = match.groups()
-    if not whole and not fraction:
+    sign, integer, fraction, exponent = match.groups()
+    if not integer and not fraction:
         return None
-    digits = re.sub(r"\D", "", whole).lstrip("0") or "0"
+    digits = re.sub(r"\D", "", integer).lstrip("0") or "0"
     return f"{'-' if sign == '-' else ''}{digits}{f'.{fraction}' if fraction else ''}{exponent or ''}"
 
 
@@ -48,9 +48,9 @@ def find_decimal(texts: Iterable[str]) -> str | None:
     for text in texts:
         if POINT not in text and COMMA not in text:
             continue
-        read = {mark for mark in votes if read_number(text, mark) is not None}
-        if len(read) == 1:
-            votes[read.pop()] += 1
+        readable = {mark for mark in votes if read_number(text, mark) is not None}
+        if len(readable) == 1:
+            votes[readable.pop()] += 1
     if votes[POINT] == votes[COMMA]:
         return None
     return max(votes, key=lambda mark: votes[mark])

@@ -12,8 +12,8 @@ import polars as pl
 
 from tidemill_operator.event_files.content import EventFileError
 
-_ROWS = 10_000
-_DAMAGED = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, OverflowError)
+_CHUNK_ROWS = 10_000
+_READ_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, OverflowError)
 """The errors of polars for unreadable files and values."""
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -31,8 +31,8 @@ class ParquetFile:
         try:
             self._frame = pl.scan_parquet(path)
             self.columns = tuple(self._frame.collect_schema().names())
-            self.total = int(self._frame.select(pl.len()).collect().item())
-        except _DAMAGED as error:
+            self.row_count = int(self._frame.select(pl.len()).collect().item())
+        except _READ_ERRORS as error:
             raise self._unreadable(error) from None
 
     def rows(self, skip: int = 0) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -41,36 +41,38 @@ class ParquetFile:
         Raises:
             EventFileError: the file is damaged.
         """
-        for start in range(skip, self.total, _ROWS):
-            rows, number = self._part(start).iter_rows(named=True), start
+        for start in range(skip, self.row_count, _CHUNK_ROWS):
+            rows, number = self._read_chunk(start).iter_rows(named=True), start
             try:
                 for number, row in enumerate(rows, start + 1):
                     yield number, row
-            except _DAMAGED as error:  # e.g. a timestamp outside the years 1 to 9999, which Python cannot represent
+            except _READ_ERRORS as error:  # e.g. a timestamp outside the years 1 to 9999, which Python cannot represent
                 raise self._unreadable(error, f", row {number + 1:,}") from None
 
-    def _part(self, start: int) -> pl.DataFrame:
+    def _read_chunk(self, start: int) -> pl.DataFrame:
         try:
-            return self._frame.slice(start, _ROWS).collect()
-        except _DAMAGED as error:
+            return self._frame.slice(start, _CHUNK_ROWS).collect()
+        except _READ_ERRORS as error:
             raise self._unreadable(error) from None
 
-    def lines(self, skip: int = 0, local: Collection[str] = ()) -> Iterator[tuple[int, bytes]]:
+    def lines(self, skip: int = 0, local_columns: Collection[str] = ()) -> Iterator[tuple[int, bytes]]:
         """Yield the rows as JSON, each with its number.
 
         Args:
             skip: number of rows to skip.
-            local: columns in which times may have no zone. In other columns, times without a zone get UTC.
+            local_columns: columns in which times may have no zone. In other columns, times without a zone get UTC.
         """
         for number, row in self.rows(skip):
-            yield number, _encode({name: _known(value, name in local) for name, value in row.items()})
+            yield number, _encode({name: _with_utc(value, name in local_columns) for name, value in row.items()})
 
-    def _unreadable(self, error: BaseException, place: str = "") -> EventFileError:
+    def _unreadable(self, error: BaseException, position: str = "") -> EventFileError:
         reason = str(error).partition("\n")[0]
-        return EventFileError(f"{self._path}{place}: cannot be read as Parquet ({reason}); check the path and the file")
+        return EventFileError(
+            f"{self._path}{position}: cannot be read as Parquet ({reason}); check the path and the file"
+        )
 
 
-def _known(value: Any, local: bool) -> Any:
-    if isinstance(value, dt.datetime) and value.tzinfo is None and not local:
+def _with_utc(value: Any, keep_local: bool) -> Any:
+    if isinstance(value, dt.datetime) and value.tzinfo is None and not keep_local:
         return value.replace(tzinfo=dt.UTC)
     return value

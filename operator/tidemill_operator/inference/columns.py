@@ -13,10 +13,10 @@ from typing import Any
 from tidemill_contract.resource.paths import MAX_STEPS, Steps, read_path
 from tidemill_operator.event_files.numbers import POINT
 
-MOST_EVENTS = 50_000
-MOST_VALUES = 1_000_000
+MAX_EVENTS = 50_000
+MAX_VALUES = 1_000_000
 """Maximum number of values in a sample."""
-MOST_FIELDS = 100
+MAX_FIELDS = 100
 STRING, INTEGER, NUMBER, BOOLEAN, TIMESTAMP = "string", "integer", "number", "boolean", "timestamp"
 STRINGS, ARRAY, OBJECT, OTHER = "strings", "array", "object", "other"
 
@@ -26,7 +26,7 @@ class Column:
     """The values of one member of the sampled events."""
 
     steps: Steps
-    cells: bool = False
+    from_csv: bool = False
     decimal: str = POINT
     values: list[Any] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -44,15 +44,15 @@ class Sample:
     Attributes:
         broken: how many lines were not JSON objects.
         left_out: paths that are invalid or overlap a more frequent path. For example, `a` and `a.b` overlap.
-        too_many: the least frequent paths, beyond the maximum number of fields.
+        surplus_paths: the least frequent paths, beyond the maximum number of fields.
     """
 
     columns: tuple[Column, ...]
     events: int
     broken: int
-    whole: bool
+    is_complete: bool
     left_out: tuple[str, ...] = ()
-    too_many: tuple[str, ...] = ()
+    surplus_paths: tuple[str, ...] = ()
 
 
 def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None) -> Sample:
@@ -66,10 +66,10 @@ def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None)
     if decimals is not None:
         columns = {(name,): Column((name,), True, mark) for name, mark in decimals.items()}
     count = broken = values = 0
-    whole = True
+    is_complete = True
     for event in events:
-        if count + broken >= MOST_EVENTS or values >= MOST_VALUES:
-            whole = False
+        if count + broken >= MAX_EVENTS or values >= MAX_VALUES:
+            is_complete = False
             break
         if not isinstance(event, Mapping):
             broken += 1
@@ -82,15 +82,15 @@ def collect(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None)
         for name, cell in event.items():
             if cell.strip():
                 columns[(name,)].values.append(cell)
-    kept, left_out, too_many = _usable(columns.values())
-    return Sample(kept, count, broken, whole, left_out, too_many)
+    usable, left_out, surplus_paths = _usable(columns.values())
+    return Sample(usable, count, broken, is_complete, left_out, surplus_paths)
 
 
-def _walk(event: Mapping[str, Any], before: Steps, columns: dict[Steps, Column]) -> None:
+def _walk(event: Mapping[str, Any], parent: Steps, columns: dict[Steps, Column]) -> None:
     for name, value in event.items():
         if value is None:
             continue
-        steps = (*before, name)
+        steps = (*parent, name)
         kind = _kind(value)
         if kind == OBJECT and value and len(steps) < MAX_STEPS:
             _walk(value, steps, columns)
@@ -132,15 +132,15 @@ def _usable(columns: Iterable[Column]) -> tuple[tuple[Column, ...], tuple[str, .
             usable.append(column)
         except ValueError:
             left_out.append(".".join(map(str, column.steps)))
-    frequent = sorted(usable, key=lambda column: -max(len(column.values), column.kinds.total()))[:MOST_FIELDS]
+    frequent = sorted(usable, key=lambda column: -max(len(column.values), column.kinds.total()))[:MAX_FIELDS]
     kept: dict[Steps, Column] = {}
     for column in frequent:
         if any(_overlap(column.steps, steps) for steps in kept):
             left_out.append(".".join(map(str, column.steps)))
         else:
             kept[column.steps] = column
-    too_many = [".".join(map(str, column.steps)) for column in usable if column not in frequent]
-    return tuple(column for column in usable if column.steps in kept), tuple(left_out), tuple(too_many)
+    surplus_paths = [".".join(map(str, column.steps)) for column in usable if column not in frequent]
+    return tuple(column for column in usable if column.steps in kept), tuple(left_out), tuple(surplus_paths)
 
 
 def _overlap(steps: Steps, other: Steps) -> bool:

@@ -15,9 +15,9 @@ from tidemill_contract.resource.documents import load_documents
 from tidemill_contract.resource.faults import one_line
 from tidemill_contract.resource.paths import read_path
 from tidemill_contract.resource.spec import API_VERSION, KIND
-from tidemill_contract.resource.validate import Limits, check
-from tidemill_operator.inference.choices import Choices, choose, nice_ms
-from tidemill_operator.inference.columns import MOST_FIELDS, Sample
+from tidemill_contract.resource.validate import TopicLimits, check_document
+from tidemill_operator.inference.choices import Choices, choose, round_up_ms
+from tidemill_operator.inference.columns import MAX_FIELDS, Sample
 from tidemill_operator.inference.field_types import FieldDraft, draft_field
 from tidemill_operator.inference.naming import YAML_WORDS, field_names
 
@@ -25,9 +25,9 @@ _PLAIN = re.compile(r"[A-Za-z_][\w %./-]*|[0-9]+(?:s|m|h|d)", re.ASCII)
 _PLAIN_PATH = re.compile(r"[^.\[\]]+")
 _EXAMPLES, _EXAMPLE_CHARACTERS = 3, 24
 _LONG_RETENTION = "3650d"
-_MOST_LISTED = 20
+_MAX_LISTED = 20
 _HOUR_MS = 3_600_000
-_KEPT_MS = 60 * DAY_MS
+_LONG_SPAN_MS = 60 * DAY_MS
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class Origin:
     """The file or topic of the events, with the facts that the draft needs.
 
     Attributes:
-        described: the format of the file or topic.
+        format_description: the format of the file or topic.
         namespace: the pipeline's namespace, or None for the default.
         topic: the existing topic, or None if events will be sent.
-        assumed: whether the time zone is the default, because the user named none.
+        zone_assumed: whether the time zone is the default, because the user named none.
         envelope: the envelope around each event, as in `source.format.envelope`.
     """
 
     label: str
-    described: str
+    format_description: str
     name: str
     zone: str
-    assumed: bool = False
+    zone_assumed: bool = False
     namespace: str | None = None
     topic: str | None = None
     hints: Sequence[str] = ()
@@ -64,11 +64,11 @@ def draft(sample: Sample, origin: Origin, now_ms: int) -> str:
         NothingFound: there is no event, or no member of the events can become a field.
     """
     if not sample.events:
-        broken = f"; {sample.broken:,} {_fault(origin)}" if sample.broken else ""
+        broken = f"; {sample.broken:,} {_broken_description(origin)}" if sample.broken else ""
         remedy = "; check the format, and --encoding if it is not UTF-8" if sample.broken else ""
         what = "event" if origin.envelope == "none" else f"event in the envelope {origin.envelope} (deletes are none)"
         raise NothingFound(f"{origin.label} has no {what}{broken}; name a file or topic with at least one{remedy}")
-    fields = _drafts(sample, origin)
+    fields = _draft_fields(sample, origin)
     if not any(field.type for field in fields):
         raise NothingFound(
             f"{origin.label}: no member of its events can become a field; name a file or topic with other events"
@@ -79,7 +79,7 @@ def draft(sample: Sample, origin: Origin, now_ms: int) -> str:
     return text
 
 
-def _drafts(sample: Sample, origin: Origin) -> list[FieldDraft]:
+def _draft_fields(sample: Sample, origin: Origin) -> list[FieldDraft]:
     names = field_names([column.steps for column in sample.columns])
     drafts = [
         draft_field(name, column, sample.events, origin.zone)
@@ -91,32 +91,32 @@ def _drafts(sample: Sample, origin: Origin) -> list[FieldDraft]:
 def _assert_valid(text: str, origin: Origin) -> None:
     topics = (origin.topic,) if origin.topic else ()
     for document in load_documents(text):
-        faults = check(document, Limits(readable_topics=topics))[1]
+        faults = check_document(document, TopicLimits(readable_topics=topics))[1]
         if faults:
             raise AssertionError(f"the drafted pipeline is invalid: {faults[0]}")
 
 
-def _fault(origin: Origin) -> str:
+def _broken_description(origin: Origin) -> str:
     if origin.envelope == "none":
         return "are not JSON objects of at most 1 MiB"
     return f"are not JSON objects in the envelope {origin.envelope}"
 
 
-def _listed(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - _MOST_LISTED:,} more" if len(paths) > _MOST_LISTED else ""
-    return one_line(", ".join(paths[:_MOST_LISTED])) + more
+def _joined(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _MAX_LISTED:,} more" if len(paths) > _MAX_LISTED else ""
+    return one_line(", ".join(paths[:_MAX_LISTED])) + more
 
 
 def _head(sample: Sample, origin: Origin) -> Iterator[str]:
-    sampled = "all" if sample.whole else "the first"
+    sampled = "all" if sample.is_complete else "the first"
     what = f"{sampled} {sample.events:,} events of {one_line(origin.label)}"
-    yield f"# Drafted by `tidemill init` from {what}: {origin.described}."
+    yield f"# Drafted by `tidemill init` from {what}: {origin.format_description}."
     if sample.broken:
-        yield f"# {sample.broken:,} lines {_fault(origin)}: they become dead letters."
+        yield f"# {sample.broken:,} lines {_broken_description(origin)}: they become dead letters."
     if sample.left_out:
-        yield f"# Left out, because these paths are invalid or overlap more frequent paths: {_listed(sample.left_out)}"
-    if sample.too_many:
-        yield f"# Left out, because a draft has at most {MOST_FIELDS} fields: {_listed(sample.too_many)}"
+        yield f"# Left out, because these paths are invalid or overlap more frequent paths: {_joined(sample.left_out)}"
+    if sample.surplus_paths:
+        yield f"# Left out, because a draft has at most {MAX_FIELDS} fields: {_joined(sample.surplus_paths)}"
     yield "# Check the draft: types, event time, groups and metrics are guesses. Then:"
     for hint in origin.hints:
         yield f"#   {hint}"
@@ -136,11 +136,11 @@ def _source(fields: Sequence[FieldDraft], choices: Choices, origin: Origin) -> I
     if origin.envelope != "none":
         yield f"    format: {{envelope: {origin.envelope}}}  # the fields describe the event inside the envelope"
     yield "    fields:"
-    if origin.assumed and any(field.form is not None and field.form.local for field in fields):
+    if origin.zone_assumed and any(field.form is not None and field.form.local for field in fields):
         yield f"      # Times without a zone are read as {origin.zone}: correct a wrong `zone`."
-    clock = choices.clock.field
+    time_field = choices.event_time.field
     for field in fields:
-        yield _field(field, required=clock is not None and field.name == clock.name, zone=origin.zone)
+        yield _field(field, required=time_field is not None and field.name == time_field.name, zone=origin.zone)
     if choices.group is not None and origin.topic is None:
         yield f"    key: {choices.group.name}  # equal keys go to the same partition; `key` cannot be changed later"
     yield from _event_time(choices, origin)
@@ -175,8 +175,8 @@ def _path(field: FieldDraft) -> Any:
 def _remark(field: FieldDraft) -> str:
     parts = []
     if field.type:
-        shown = list(dict.fromkeys(map(_example, list(field.column.distinct)[: _EXAMPLES * 4])))[:_EXAMPLES]
-        parts.append(" · ".join(each for each in shown if each))
+        examples = list(dict.fromkeys(map(_example, list(field.column.distinct)[: _EXAMPLES * 4])))[:_EXAMPLES]
+        parts.append(" · ".join(each for each in examples if each))
     if field.empty:
         parts.append(f"{field.empty:,} without a value")
     if field.misfits:
@@ -191,25 +191,25 @@ def _example(value: Any) -> str:
 
 
 def _event_time(choices: Choices, origin: Origin) -> Iterator[str]:
-    clock = choices.clock
-    if clock.field is None:
+    time = choices.event_time
+    if time.field is None:
         yield "    # No field has the event's time, so the timestamp of the Kafka record is used."
         yield "    eventTime: {maxDisorder: 5s}"
         return
-    if clock.ahead:
-        yield f"    # {clock.ahead:,} times are in the future: such events become dead letters; see maxFuture."
-    later = ", which delays the closing of windows" if clock.disorder_ms > _HOUR_MS else ""
-    yield f"    # In the sample, events are at most {format_ms(clock.disorder_ms)} out of order{later}."
-    settings = {"field": clock.field.name, "maxDisorder": format_ms(clock.disorder_ms)}
-    if clock.advance_ms > DAY_MS:
-        settings["maxAdvance"] = format_ms(clock.advance_ms)
+    if time.future_events:
+        yield f"    # {time.future_events:,} times are in the future: such events become dead letters; see maxFuture."
+    later = ", which delays the closing of windows" if time.disorder_ms > _HOUR_MS else ""
+    yield f"    # In the sample, events are at most {format_ms(time.disorder_ms)} out of order{later}."
+    settings = {"field": time.field.name, "maxDisorder": format_ms(time.disorder_ms)}
+    if time.advance_ms > DAY_MS:
+        settings["maxAdvance"] = format_ms(time.advance_ms)
     yield f"    eventTime: {_flow(settings)}"
 
 
 def _aggregations(choices: Choices, origin: Origin) -> Iterator[str]:
-    window = {"type": "tumbling", "size": format_ms(choices.clock.window_ms)}
-    if choices.clock.window_ms >= 60_000:
-        window["grace"] = format_ms(min(60_000, nice_ms(choices.clock.window_ms / 60)))
+    window = {"type": "tumbling", "size": format_ms(choices.event_time.window_ms)}
+    if choices.event_time.window_ms >= 60_000:
+        window["grace"] = format_ms(min(60_000, round_up_ms(choices.event_time.window_ms / 60)))
     yield "  aggregations:"
     if choices.group is not None:
         yield from _aggregation(f"by_{choices.group.name}"[:41], [choices.group.name], window, choices, origin)
@@ -224,13 +224,13 @@ def _aggregation(
     yield f"      window: {_flow(window)}"
     if origin.topic is None:
         yield "      latePolicy: reopen  # late events are added to closed windows, which are published again"
-    if origin.topic is None or choices.clock.span_ms > _KEPT_MS:
+    if origin.topic is None or choices.event_time.span_ms > _LONG_SPAN_MS:
         yield f"      retention: {_LONG_RETENTION}  # older windows are deleted; age is measured from the newest event"
     yield "      metrics:"
-    taken: set[str] = set(groups)
+    used_names: set[str] = set(groups)
     for metric in choices.metrics:
-        if metric["name"] not in taken:
-            taken.add(metric["name"])
+        if metric["name"] not in used_names:
+            used_names.add(metric["name"])
             yield f"        - {_flow(metric)}"
 
 

@@ -7,24 +7,24 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-_LOOKED_AT = 100
-_LEAST = 0.9
+_SAMPLE_EVENTS = 100
+_MIN_SHARE = 0.9
 """An envelope is detected if at least this share of the events has it."""
 
 
-def unwrapped(events: Iterable[Any]) -> tuple[str, Iterator[Any]]:
+def unwrap_events(events: Iterable[Any]) -> tuple[str, Iterator[Any]]:
     """Return the events' envelope, as in `source.format.envelope`, and the unwrapped events.
 
     The first events determine the envelope. Debezium's delete events are left out.
     """
-    first = list(itertools.islice(iterator := iter(events), _LOOKED_AT))
+    first = list(itertools.islice(iterator := iter(events), _SAMPLE_EVENTS))
     counts = Counter(_envelope(event) for event in first if isinstance(event, Mapping))
     del counts[_TOMBSTONE]
-    envelope, often = counts.most_common(1)[0] if counts else ("none", 0)
+    envelope, count = counts.most_common(1)[0] if counts else ("none", 0)
     rest = itertools.chain(first, iterator)
-    if envelope == "none" or often < _LEAST * counts.total():
+    if envelope == "none" or count < _MIN_SHARE * counts.total():
         return "none", rest
-    return envelope, (row for event in rest if (row := _row(event, envelope)) is not _DELETED)
+    return envelope, (row for event in rest if (row := _unwrap(event, envelope)) is not _DELETED)
 
 
 _DELETED = object()
@@ -43,12 +43,12 @@ def _envelope(event: Mapping[str, Any]) -> str:
     return "cloudevents" if "specversion" in event and isinstance(event.get("data"), Mapping) else "none"
 
 
-def _row(event: Any, envelope: str) -> Any:
+def _unwrap(event: Any, envelope: str) -> Any:
     """Return the event in the given envelope, or None if the value has no such envelope."""
-    each = _envelope(event) if isinstance(event, Mapping) else "none"
-    if each == _TOMBSTONE and envelope in ("connect", "debezium"):
+    own_envelope = _envelope(event) if isinstance(event, Mapping) else "none"
+    if own_envelope == _TOMBSTONE and envelope in ("connect", "debezium"):
         return _DELETED
-    if each != envelope:
+    if own_envelope != envelope:
         return None
     if envelope == "cloudevents":
         return event["data"]

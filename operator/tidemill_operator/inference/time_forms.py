@@ -11,10 +11,10 @@ from typing import Any
 
 from tidemill_contract.times import read_local, read_time
 
-FITTING = 0.9
+MIN_FITTING_SHARE = 0.9
 """Smallest share of values that must fit a type or a form."""
-_TRIED = 2000
-_FIRST = 20
+_MAX_TRIED = 2000
+_FIRST_TEXTS = 20
 _DATES = tuple(
     (re.compile(rf"({shape})(?P<rest>\D.*)?", re.ASCII), forms)
     for shape, forms in (
@@ -50,12 +50,12 @@ _CLOCK = re.compile(
     r"(?P<half> ?[AaPp][Mm])?(?P<zone> ?(?:[+-]\d\d:?\d\d|Z))?(?P<word> Uhr| GMT| UTC)?",
     re.ASCII,
 )
-_SEEMS_TIME = re.compile(
+_TIME_NAME = re.compile(
     r"(^|[_.\s])(at|ts|t|on|time|times|timestamp|date|datetime|day|epoch|created|updated|modified|since|when"
     r"|datum|zeit|zeitpunkt|zeitstempel|uhrzeit|tag|erstellt|geaendert)($|[_.\s])|(time|date|stamp|datum|zeit)$"
 )
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_FROM, _RECENT, _TO = 631_152_000, 1_104_537_600, 4_102_444_800
+_YEAR_1990, _YEAR_2005, _YEAR_2100 = 631_152_000, 1_104_537_600, 4_102_444_800
 """The beginning of 1990, 2005 and 2100, in seconds since 1970."""
 
 
@@ -66,14 +66,14 @@ class TimeForm:
     Attributes:
         format: the format, as written in the spec, or None for RFC 3339 and epoch milliseconds.
         local: whether the times have no zone.
-        dates: whether the values are dates without a time of day.
-        unclear: whether the order of day and month is unknown.
+        date_only: whether the values are dates without a time of day.
+        ambiguous: whether the order of day and month is unknown.
     """
 
     format: str | None = None
     local: bool = False
-    dates: bool = False
-    unclear: bool = False
+    date_only: bool = False
+    ambiguous: bool = False
 
 
 def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm | None:
@@ -83,67 +83,69 @@ def find_text_form(texts: Mapping[str, int], *, month_first: bool) -> TimeForm |
         texts: the number of occurrences of each text.
         month_first: if no text shows the order, whether `03/04/2026` is in March.
     """
-    tried = dict(islice(texts.items(), _TRIED))
-    if not tried or not any(map(_seems_time, islice(tried, _FIRST))):
+    tried = dict(islice(texts.items(), _MAX_TRIED))
+    if not tried or not any(map(_looks_like_time, islice(tried, _FIRST_TEXTS))):
         return None
-    if _share(tried, read_time) >= FITTING:
-        dates = all(len(text) == 10 for text in tried)
-        return TimeForm(local=dates, dates=dates)
-    if _share(tried, lambda text: read_local(text, dt.UTC)) >= FITTING:
+    if _fitting_share(tried, read_time) >= MIN_FITTING_SHARE:
+        date_only = all(len(text) == 10 for text in tried)
+        return TimeForm(local=date_only, date_only=date_only)
+    if _fitting_share(tried, lambda text: read_local(text, dt.UTC)) >= MIN_FITTING_SHARE:
         return TimeForm(local=True)
     shares: dict[str, float] = {}
-    for pattern in dict.fromkeys(form for text in islice(tried, _FIRST) for form in _patterns(text)):
-        shares[pattern] = _share(tried, _reader(pattern))
+    for pattern in dict.fromkeys(form for text in islice(tried, _FIRST_TEXTS) for form in _patterns(text)):
+        shares[pattern] = _fitting_share(tried, _pattern_reader(pattern))
     best = max(shares.values(), default=0.0)
-    if best < FITTING:
+    if best < MIN_FITTING_SHARE:
         return None
     fitting = [pattern for pattern, share in shares.items() if share == best]
-    months = [pattern for pattern in fitting if pattern.startswith("%m")]
-    unclear = 0 < len(months) < len(fitting)
-    chosen = months[0] if months and (month_first or not unclear) else fitting[0]
-    return TimeForm(chosen, local="%z" not in chosen, dates="%H" not in chosen and "%I" not in chosen, unclear=unclear)
+    month_patterns = [pattern for pattern in fitting if pattern.startswith("%m")]
+    ambiguous = 0 < len(month_patterns) < len(fitting)
+    chosen = month_patterns[0] if month_patterns and (month_first or not ambiguous) else fitting[0]
+    return TimeForm(
+        chosen, local="%z" not in chosen, date_only="%H" not in chosen and "%I" not in chosen, ambiguous=ambiguous
+    )
 
 
-def find_count_form(numbers: Sequence[float], name: str) -> TimeForm | None:
+def find_epoch_form(numbers: Sequence[float], name: str) -> TimeForm | None:
     """Return the unit of epoch times, such as ms, or None if the numbers are not times.
 
     If `name` suggests no time, the numbers must be times since 2005. Their unit must be ms, us or ns.
     """
     low, high = min(numbers, default=0), max(numbers, default=0)
-    named = seems_time(name)
+    is_time_name = suggests_time(name)
     for unit, scale in _UNITS.items():
-        since = _FROM if named else _RECENT
-        if since * scale <= low and high <= _TO * scale and (named or unit != "s"):
+        since = _YEAR_1990 if is_time_name else _YEAR_2005
+        if since * scale <= low and high <= _YEAR_2100 * scale and (is_time_name or unit != "s"):
             return TimeForm(None if unit == "ms" else unit)
     return None
 
 
-def seems_time(name: str) -> bool:
+def suggests_time(name: str) -> bool:
     """Return whether the name of a field suggests a time."""
-    return _SEEMS_TIME.search(name) is not None
+    return _TIME_NAME.search(name) is not None
 
 
-def _seems_time(text: str) -> bool:
+def _looks_like_time(text: str) -> bool:
     return 6 <= len(text) <= 40 and sum(character.isdigit() for character in text) >= 4
 
 
-def _share(texts: Mapping[str, int], read: Callable[[str], Any]) -> float:
+def _fitting_share(texts: Mapping[str, int], read: Callable[[str], Any]) -> float:
     fitting = 0
-    for text, often in texts.items():
+    for text, count in texts.items():
         try:
             read(text)
         except ValueError:
             continue
-        fitting += often
+        fitting += count
     return fitting / sum(texts.values())
 
 
-def _reader(pattern: str) -> Callable[[str], dt.datetime]:
+def _pattern_reader(pattern: str) -> Callable[[str], dt.datetime]:
     def read(text: str) -> dt.datetime:
-        moment = dt.datetime.strptime(text, pattern)
-        if not 1900 <= moment.year <= 2200:
+        time = dt.datetime.strptime(text, pattern)
+        if not 1900 <= time.year <= 2200:
             raise ValueError(text)
-        return moment
+        return time
 
     return read
 
@@ -155,12 +157,12 @@ def _patterns(text: str) -> list[str]:
         if match is None:
             continue
         rest = match["rest"] or ""
-        clock = _clock(rest) if rest else ""
+        clock = _clock_pattern(rest) if rest else ""
         patterns += [form + clock for form in forms] if clock is not None else []
     return patterns
 
 
-def _clock(text: str) -> str | None:
+def _clock_pattern(text: str) -> str | None:
     match = _CLOCK.fullmatch(text)
     if match is None:
         return None

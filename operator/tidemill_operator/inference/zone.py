@@ -18,8 +18,8 @@ def local_zone(environ: Mapping[str, str] = os.environ, link: Path = _LINK) -> s
 
     If the zone is unknown, return UTC.
     """
-    linked = str(link.resolve()) if link.exists() else ""
-    for name in (environ.get("TZ", "").removeprefix(":"), linked.partition(_FOLDER)[2]):
+    target = str(link.resolve()) if link.exists() else ""
+    for name in (environ.get("TZ", "").removeprefix(":"), target.partition(_FOLDER)[2]):
         try:
             check_zone(name)
         except ValueError:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tidemill_contract.files import read_text
 from tidemill_operator.actuators.connect.client import ConnectClient
-from tidemill_operator.actuators.connect.connectors import KafkaConnect, refused
+from tidemill_operator.actuators.connect.connectors import KafkaConnect, failed_outcome
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.laptop.servers.connect import NAME, connect_worker, secrets_folder
 from tidemill_operator.laptop.servers.connect_jars import find_plugins
@@ -37,7 +37,7 @@ class LocalConnect:
         brokers: str,
         secured: bool,
         references_root: Path,
-        running: Callable[[Server | None], None],
+        on_server: Callable[[Server | None], None],
         say: Callable[[str], None],
     ) -> None:
         self._data_dir = data_dir
@@ -45,7 +45,7 @@ class LocalConnect:
         self._brokers = brokers
         self._secured = secured
         self._references_root = references_root
-        self._running = running
+        self._on_server = on_server
         self._say = say
         self._lock = threading.Lock()
         # the connector classes needed by pipelines, and the classes loaded by the running worker
@@ -65,18 +65,18 @@ class LocalConnect:
             TidemillError: the worker is still starting, cannot be started, or does not answer.
         """
         connect = self._worker(connectors)
-        wanted, without, renewed = [], [], set()
+        wanted, failed, renewed = [], [], set()
         for connector in connectors:
             try:
-                changed = [self._copy(owner.namespace, *secret) for secret in connector.secrets]
+                changed = [self._copy_secret(owner.namespace, *secret) for secret in connector.secrets]
             except TidemillError as error:
-                without.append(refused(connector, error))
+                failed.append(failed_outcome(connector, error))
                 continue
             wanted.append(connector)
             if any(changed):
                 renewed.add(connector.name)
-        keep = [outcome.name for outcome in without]
-        return [*connect.ensure(wanted, owner=owner, adopt=adopt, renewed=renewed, keep=keep), *without]
+        keep = [outcome.name for outcome in failed]
+        return [*connect.ensure(wanted, owner=owner, adopt=adopt, changed_secrets=renewed, keep=keep), *failed]
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
         """Return the outcomes of the running connectors.
@@ -104,7 +104,7 @@ class LocalConnect:
         if self._client is not None:
             self._client.close()
 
-    def _copy(self, namespace: str, name: str, key: str) -> bool:
+    def _copy_secret(self, namespace: str, name: str, key: str) -> bool:
         file = self._references_root / namespace / name / key
         try:
             # a line feed at the end of the file is not part of the value
@@ -142,7 +142,7 @@ class LocalConnect:
             plugins = find_plugins(classes, self._environ, self._say)
             if self._server is not None:
                 self._connect, self._loaded = None, frozenset()
-                self._running(None)
+                self._on_server(None)
                 self._server.stop()
             end_leftover(self._data_dir / "run" / f"{NAME}.pid")
             server = connect_worker(
@@ -163,7 +163,7 @@ class LocalConnect:
                 self._client.close()
             self._client = ConnectClient(f"http://127.0.0.1:{server.port}")
             self._connect, self._loaded = KafkaConnect(self._client), classes
-            self._running(server)
+            self._on_server(server)
         except (ServerError, LockTaken, OSError, RuntimeError) as error:
             self._failure = f"Kafka Connect cannot be started: {' '.join(str(error).split())}"
             self._retry_at = time.monotonic() + _RETRY_SECONDS

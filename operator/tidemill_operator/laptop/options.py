@@ -51,14 +51,14 @@ def platform_of(options: Options, servers: Servers, environ: Mapping[str, str]) 
     Raises:
         ValueError: a TIDEMILL_ variable has a wrong value.
     """
-    given = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "local"})
+    platform = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "local"})
     return replace(
-        given,
-        connect_secrets=given.connect_secrets if given.connect_url else secret_reference(options.data_dir),
+        platform,
+        connect_secrets=platform.connect_secrets if platform.connect_url else secret_reference(options.data_dir),
         kafka_brokers=servers.kafka,
         postgres=servers.postgres,
         redis_url=servers.redis,
-        ports={"processor": 0, **options.ports.first},
+        ports={"processor": 0, **options.ports.preferred},
     )
 
 
@@ -82,7 +82,7 @@ def workload_addresses(options: Options, servers: Servers, environ: Mapping[str,
 
 
 def _resilience_file(options: Options, environ: Mapping[str, str]) -> Path | None:
-    named = options.resilience_file or environ.get("TIDEMILL_RESILIENCE_FILE")
-    if named:
-        return Path(named).absolute()
+    file = options.resilience_file or environ.get("TIDEMILL_RESILIENCE_FILE")
+    if file:
+        return Path(file).absolute()
     return _RESILIENCE_FILE.absolute() if _RESILIENCE_FILE.exists() else None

@@ -1,7 +1,4 @@
-"""Runs the passes of `up` in a thread.
-
-So the status stays current while a pass waits for a server.
-"""
+"""Runs the passes of `up` in a thread, so that the status stays current while a pass waits for a server."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from collections.abc import Callable
 _END_SECONDS = 20.0
 
 
-class Passes:
+class PassRunner:
     """Runs one pass at a time."""
 
-    def __init__(self, act: Callable[[], None]) -> None:
-        self._act = act
+    def __init__(self, run_pass: Callable[[], None]) -> None:
+        self._run_pass = run_pass
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -39,6 +36,6 @@ class Passes:
 
     def _run(self) -> None:
         try:
-            self._act()
+            self._run_pass()
         except BaseException as error:
             self._error = error

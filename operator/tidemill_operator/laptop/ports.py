@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.processes.child import end_leftover
-from tidemill_operator.processes.ports import HIGHEST_PORT, obstacle
+from tidemill_operator.processes.ports import HIGHEST_PORT, bind_error
 
 _DEFAULTS = {"ingest": 8080, "api": 8081}
 
@@ -44,18 +44,18 @@ class WantedPorts:
         return cls(args.port_ingest, args.port_api)
 
     @property
-    def named(self) -> dict[str, int]:
+    def requested(self) -> dict[str, int]:
         """The port numbers that the user requested, by component."""
-        return {component: port for component, port in self._asked() if port}
+        return {component: port for component, port in self._by_component() if port}
 
     @property
-    def first(self) -> Mapping[str, int]:
+    def preferred(self) -> Mapping[str, int]:
         """The first port to try, by component."""
-        return {component: _DEFAULTS[component] if port is None else port for component, port in self._asked()}
+        return {component: _DEFAULTS[component] if port is None else port for component, port in self._by_component()}
 
     def arguments(self) -> list[str]:
         """Return the options of `tidemill up` that name the requested ports."""
-        return [f"--port-{component}={port}" for component, port in self._asked() if port is not None]
+        return [f"--port-{component}={port}" for component, port in self._by_component() if port is not None]
 
     def check(self, data_dir: Path, host: str, say: Callable[[str], None]) -> None:
         """End leftover processes of a killed run, and check that the requested ports are free.
@@ -67,13 +67,13 @@ class WantedPorts:
             raise ServerError(f"--port-ingest and --port-api are both {self.api}: write two different ports")
         for pid_file in (data_dir / "run").glob("*.*-*.pid"):
             end_leftover(pid_file)
-        for component, port in self.first.items():
-            why = obstacle(port, host) if port else ""
-            if why and component in self.named:
+        for component, port in self.preferred.items():
+            error = bind_error(port, host) if port else ""
+            if error and component in self.requested:
                 remedy = f"stop that process, or write another --port-{component} (0: any free port)"
-                raise ServerError(f"--port-{component} {port}: {why}; {remedy}")
-            if why:
-                say(f"port {port}: {why}; {component} takes the next free port (to choose one: --port-{component} N)")
+                raise ServerError(f"--port-{component} {port}: {error}; {remedy}")
+            if error:
+                say(f"port {port}: {error}; {component} takes the next free port (to choose one: --port-{component} N)")
 
-    def _asked(self) -> tuple[tuple[str, int | None], ...]:
+    def _by_component(self) -> tuple[tuple[str, int | None], ...]:
         return ("ingest", self.ingest), ("api", self.api)

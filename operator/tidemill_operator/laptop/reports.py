@@ -14,12 +14,12 @@ from tidemill_operator.laptop.options import Options
 from tidemill_operator.laptop.scaling import LocalScaling
 from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.laptop.session import Session
-from tidemill_operator.laptop.store import Stored
-from tidemill_operator.observer.condition_metrics import Conditions
+from tidemill_operator.laptop.store import StoredPipeline
+from tidemill_operator.observer.condition_metrics import ConditionExporter
 from tidemill_operator.observer.progress import ProgressWatch
 from tidemill_operator.processes.child import start_time
 from tidemill_operator.processes.files import write_atomic
-from tidemill_operator.status import interrupted
+from tidemill_operator.status import not_counting_status
 
 
 class CurrentConditions:
@@ -27,25 +27,25 @@ class CurrentConditions:
 
     def __init__(self, progress: ProgressWatch) -> None:
         self._progress = progress
-        self._metrics = Conditions()
+        self._metrics = ConditionExporter()
         self._interrupted: dict[str, datetime] = {}
 
-    def export(self, pipelines: Mapping[str, Stored]) -> None:
+    def export(self, pipelines: Mapping[str, StoredPipeline]) -> None:
         """Export the conditions of the given pipelines to Prometheus, and remove all others."""
-        self._metrics.keep(pipelines)
+        self._metrics.keep_only(pipelines)
         for key, stored in pipelines.items():
-            self._metrics.tell(key, stored.namespace, stored.name, self.of(stored))
+            self._metrics.export(key, stored.namespace, stored.name, self.of(stored))
 
-    def of(self, stored: Stored) -> Sequence[Mapping[str, Any]]:
+    def of(self, stored: StoredPipeline) -> Sequence[Mapping[str, Any]]:
         """Return a pipeline's conditions, with Ready false if events are no longer counted."""
         error = self._progress.error(key_of(stored))
         if error is None:
             self._interrupted.pop(stored.key, None)
             return list(stored.status.get("conditions", ()))
         since = self._interrupted.setdefault(stored.key, datetime.now(UTC))
-        return list(interrupted(stored.status, error, since).get("conditions", ()))
+        return list(not_counting_status(stored.status, error, since).get("conditions", ()))
 
-    def interrupted(self, stored: Stored) -> bool:
+    def is_interrupted(self, stored: StoredPipeline) -> bool:
         """Return True if the latest report of the pipeline says that events are no longer counted."""
         return stored.key in self._interrupted
 
@@ -76,11 +76,11 @@ class Reports:
         """Print the endpoints and failures, and write the ready file, if anything has changed."""
         pipelines = list(self._session.pipelines.values())
         names = [stored.name for stored in pipelines]
-        called = {stored.key: stored.name if names.count(stored.name) == 1 else stored.key for stored in pipelines}
+        labels = {stored.key: stored.name if names.count(stored.name) == 1 else stored.key for stored in pipelines}
         reasons = self._session.failed
-        failed = {called[key]: reason for key, reason in reasons.items()}
+        failed = {labels[key]: reason for key, reason in reasons.items()}
         endpoints = {
-            called[stored.key]: dict(self._runtime.endpoints(stored.namespace, stored.name))
+            labels[stored.key]: dict(self._runtime.endpoints(stored.namespace, stored.name))
             for stored in pipelines
             if stored.key not in reasons
         }
@@ -111,9 +111,7 @@ class Reports:
             }
             for name, state in self._runtime.states().items()
         }
-        pipelines = {
-            stored.key: self._described(stored, current=current) for stored in self._session.pipelines.values()
-        }
+        pipelines = {stored.key: self._describe(stored, current=current) for stored in self._session.pipelines.values()}
         servers = {
             name: {"pid": server.pid, "port": server.port, "ready": server.running}
             for name, server in self._servers.handles.items()
@@ -130,17 +128,17 @@ class Reports:
         }
         write_atomic(self._options.data_dir / "status.json", json.dumps(report, indent=1, default=str))
 
-    def _described(self, stored: Stored, *, current: bool) -> dict[str, Any]:
+    def _describe(self, stored: StoredPipeline, *, current: bool) -> dict[str, Any]:
         """Return the description of a pipeline in `status.json`."""
         figures, conditions = self._figures.status(stored), self._conditions.of(stored)
         return {
             "generation": stored.document["metadata"]["generation"],
-            "ready": current and stored.ready and not self._conditions.interrupted(stored),
+            "ready": current and stored.ready and not self._conditions.is_interrupted(stored),
             "endpoints": dict(self._runtime.endpoints(stored.namespace, stored.name)),
             "conditions": [*conditions, *figures.get("conditions", [])],
             "figures": {name: value for name, value in figures.items() if name != "conditions"},
             "aggregations": stored.status.get("aggregations", []),
             "connectors": stored.status.get("connectors", []),
             "replay": stored.status.get("replay", {}),
-            **self._scaling.described(stored.namespace, stored.name),
+            **self._scaling.describe(stored.namespace, stored.name),
         }

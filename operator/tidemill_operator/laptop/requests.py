@@ -26,10 +26,10 @@ class Requests:
 
     def write(self, namespace: str, name: str, annotation: str, value: str | None) -> None:
         """Set a requested annotation, or remove it if the value is None."""
-        asked = {key: text for key, text in self.read(namespace, name).items() if key != annotation}
+        requested = {key: text for key, text in self.read(namespace, name).items() if key != annotation}
         if value is not None:
-            asked[annotation] = value
-        write_atomic(self._path(namespace, name), json.dumps(asked, indent=1))
+            requested[annotation] = value
+        write_atomic(self._path(namespace, name), json.dumps(requested, indent=1))
 
     def forget(self, namespace: str, name: str) -> None:
         """Remove the requests of a deleted pipeline."""

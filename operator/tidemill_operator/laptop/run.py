@@ -8,23 +8,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tidemill_operator.actuators.base import Actuators
-from tidemill_operator.actuators.kafka.clusters import Clusters, keys_in_files
+from tidemill_operator.actuators.kafka.clusters import Clusters, secret_file_reader
 from tidemill_operator.actuators.local.process_specs import ProcessSpecs
 from tidemill_operator.actuators.local.runtime import LocalRuntime
 from tidemill_operator.actuators.local.secrets import FileSecrets
-from tidemill_operator.actuators.platform import connectors_of, topics_of
+from tidemill_operator.actuators.platform import connectors_actuator, topics_actuator
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.laptop.connect import LocalConnect
 from tidemill_operator.laptop.figures import LocalFigures, key_of
 from tidemill_operator.laptop.options import Options, platform_of, workload_addresses
-from tidemill_operator.laptop.passes import Passes
+from tidemill_operator.laptop.passes import PassRunner
+from tidemill_operator.laptop.pipeline_files import FilesContent
 from tidemill_operator.laptop.reports import CurrentConditions, Reports
 from tidemill_operator.laptop.requests import Requests
 from tidemill_operator.laptop.scaling import LocalScaling
 from tidemill_operator.laptop.servers import Servers, start_servers
 from tidemill_operator.laptop.session import Session
-from tidemill_operator.laptop.sources import Reading
-from tidemill_operator.laptop.store import Store, Stored
+from tidemill_operator.laptop.store import Store, StoredPipeline
 from tidemill_operator.observer.instruments import Instruments
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
@@ -41,11 +41,11 @@ class Run:
         self._options, self._servers, self._say = options, servers, say
         self._runtime = _runtime(options, servers, environ)
         self._platform = platform_of(options, servers, environ)
-        instruments = Instruments.of(self._platform, keys_in_files(self._runtime.references.root))
+        instruments = Instruments.of(self._platform, secret_file_reader(self._runtime.references.root))
         clusters, self._progress = instruments.clusters, instruments.progress
         self._connect = LocalConnect(
             options.data_dir, environ=environ, brokers=servers.kafka, secured=bool(self._platform.kafka_config),
-            references_root=self._runtime.references.root, running=servers.take_connect, say=say,
+            references_root=self._runtime.references.root, on_server=servers.set_connect, say=say,
         )  # fmt: skip
         self._actuators = _actuators(self._platform, self._runtime, clusters, self._connect)
         self._store = Store(options.data_dir / "state")
@@ -54,24 +54,24 @@ class Run:
             options.data_dir / "scaling", reader=instruments.reader, runtime=self._runtime, say=say
         )
         self._figures = LocalFigures(
-            instruments.log,
+            instruments.offset_reader,
             servers.postgres,
             clusters=clusters,
             host=options.host,
             say=say,
-            progress=self._progress.take,
+            progress=self._progress.update,
         )
         self._session = Session(self._store, apply=self._apply, release=self._release, say=say)
-        self._passes = Passes(self._session.step)
-        self._reading: Reading | None = None
+        self._passes = PassRunner(self._session.step)
+        self._content: FilesContent | None = None
         self._conditions = CurrentConditions(self._progress)
         self._reports = Reports(
             options, servers, runtime=self._runtime, session=self._session,
             figures=self._figures, scaling=self._scaling, conditions=self._conditions,
         )  # fmt: skip
-        self._revived: dict[str, float] = {}
-        self._seen: object = None
-        self._passed: object = None
+        self._restarted_at: dict[str, float] = {}
+        self._started_triggers: object = None
+        self._finished_triggers: object = None
 
     @classmethod
     def start(cls, options: Options, *, environ: Mapping[str, str], say: Say) -> Run:
@@ -83,7 +83,7 @@ class Run:
         """
         Platform.from_env(environ)  # raises an error for wrong settings before a server starts
         options.ports.check(options.data_dir, options.host, say)
-        reserved = options.ports.named.values()
+        reserved = options.ports.requested.values()
         servers = start_servers(options.data_dir, environ=environ, reserved=reserved, on_progress=say)
         try:
             run = cls(options, servers, environ=environ, say=say)
@@ -95,18 +95,18 @@ class Run:
             raise
         return run
 
-    def take(self, reading: Reading) -> None:
+    def submit(self, content: FilesContent) -> None:
         """Store the content of the files, and apply it as soon as no pass is running."""
-        self._reading = reading
+        self._content = content
 
-    def _take(self, reading: Reading) -> None:
+    def _apply_files(self, content: FilesContent) -> None:
         if not self._session.pipelines:
             for stored in self._store:
-                if stored.key not in reading.documents:
+                if stored.key not in content.documents:
                     self._say(f"{stored.key} is not in these files, so this pipeline does not run; its data is kept")
-        for key, folder in reading.folders.items():
-            self._runtime.references.place(key, folder)
-        self._session.take(reading)
+        for key, folder in content.folders.items():
+            self._runtime.references.set_fallback(key, folder)
+        self._session.update_pipelines(content)
         self._scaling.watch((stored.namespace, stored.name) for stored in self._session.pipelines.values())
 
     def step(self) -> None:
@@ -114,35 +114,35 @@ class Run:
 
         A round restarts ended servers, reconciles due pipelines, and reports the state.
         """
-        self._revive_servers()
-        seen = self._sees()
+        self._restart_servers()
+        triggers = self._pass_triggers()
         if self._passes.idle:
-            self._passed = self._seen
-            if self._reading is not None:
-                self._take(self._reading)
-                self._reading = None
-            if seen != self._seen:
-                self._seen = seen
-                self._session.nudge()
+            self._finished_triggers = self._started_triggers
+            if self._content is not None:
+                self._apply_files(self._content)
+                self._content = None
+            if triggers != self._started_triggers:
+                self._started_triggers = triggers
+                self._session.request_passes()
             self._passes.start()
             # Most passes are short. Wait briefly, so that the report below contains the results of the passes.
             self._passes.wait(_PASS_SECONDS)
-            self._passed = self._seen if self._passes.idle else self._passed
+            self._finished_triggers = self._started_triggers if self._passes.idle else self._finished_triggers
         self._figures.watch(self._session.pipelines.values())
         self._conditions.export(self._session.pipelines)
         # The statuses are current only if nothing has changed since the last pass began.
-        current = self._passed == seen
+        current = self._finished_triggers == triggers
         self._reports.write(current=current)
         if current and self._passes.idle and self._session.settled:
             self._reports.announce()
 
-    def _sees(self) -> object:
+    def _pass_triggers(self) -> object:
         """Return the state whose changes trigger a pass: readiness, scaling, requests and errors."""
         ready = {name: state.ready for name, state in self._runtime.states().items()}
-        asked = {
+        requests = {
             key: self._requests.read(stored.namespace, stored.name) for key, stored in self._session.pipelines.items()
         }
-        return ready, self._scaling.decisions(), asked, self._progress.errors()
+        return ready, self._scaling.decisions(), requests, self._progress.errors()
 
     def close(self) -> None:
         """End the workloads, and then the servers, so that workloads can still commit."""
@@ -154,36 +154,36 @@ class Run:
         self._servers.stop()
         self._reports.close()
 
-    def _revive_servers(self) -> None:
+    def _restart_servers(self) -> None:
         """Restart the servers whose process has ended."""
         for name, server in self._servers.handles.items():
-            if server.running or time.monotonic() - self._revived.get(name, 0.0) < _SERVER_RESTART_SECONDS:
+            if server.running or time.monotonic() - self._restarted_at.get(name, 0.0) < _SERVER_RESTART_SECONDS:
                 continue
             self._say(f"{name} ended (exit status {server.exit_code}) and is restarted; log: {server.log_file}")
-            self._revived[name] = time.monotonic()
+            self._restarted_at[name] = time.monotonic()
             server.spawn()
 
-    def _apply(self, stored: Stored) -> Mapping[str, Any]:
+    def _apply(self, stored: StoredPipeline) -> Mapping[str, Any]:
         status = reconcile(
-            _asked(stored, self._requests),
+            _with_requests(stored, self._requests),
             platform=self._platform,
             actuators=self._actuators,
             previous=stored.status or None,
             now=datetime.now(UTC),
-            scaled=lambda running: self._scaling.replicas(running.metadata.namespace, running.metadata.name),
-            standing=lambda: self._progress.error(key_of(stored)),
+            scaled_replicas=lambda running: self._scaling.replicas(running.metadata.namespace, running.metadata.name),
+            progress_error=lambda: self._progress.error(key_of(stored)),
         )
         self._progress.watch(key_of(stored), stored.document, status)
         return {**status, **self._scaling.status(stored.namespace, stored.name)}
 
-    def _release(self, stored: Stored) -> None:
+    def _release(self, stored: StoredPipeline) -> None:
         release({**stored.document, "status": stored.status}, platform=self._platform, actuators=self._actuators)
         self._scaling.forget(stored.namespace, stored.name)
         self._progress.forget(key_of(stored))
         self._requests.forget(stored.namespace, stored.name)
 
 
-def _asked(stored: Stored, requests: Requests) -> Mapping[str, Any]:
+def _with_requests(stored: StoredPipeline, requests: Requests) -> Mapping[str, Any]:
     metadata = stored.document["metadata"]
     annotations = {**(metadata.get("annotations") or {}), **requests.read(stored.namespace, stored.name)}
     return {**stored.document, "metadata": {**metadata, "annotations": annotations}} if annotations else stored.document
@@ -194,8 +194,8 @@ def _runtime(options: Options, servers: Servers, environ: Mapping[str, str]) -> 
         options.data_dir,
         environ=environ,
         addresses=workload_addresses(options, servers, environ),
-        ports=options.ports.first,
-        reserved=options.ports.named.values(),
+        ports=options.ports.preferred,
+        reserved=options.ports.requested.values(),
         host=options.host,
     )
     return LocalRuntime(specs)
@@ -203,10 +203,10 @@ def _runtime(options: Options, servers: Servers, environ: Mapping[str, str]) -> 
 
 def _actuators(platform: Platform, runtime: LocalRuntime, clusters: Clusters, local: LocalConnect) -> Actuators:
     return Actuators(
-        kafka=topics_of(platform),
+        kafka=topics_actuator(platform),
         postgres=PostgresSchemas(platform.postgres),
         secrets=FileSecrets(runtime.secrets_root),
         runtime=runtime,
         clusters=clusters,
-        connect=connectors_of(platform) or local,
+        connect=connectors_actuator(platform) or local,
     )

@@ -14,13 +14,22 @@ from tidemill_contract.resource.spec import ScaledComponent
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.supervisor import ReplicaState
-from tidemill_operator.scaler import STATUS_MEMBERS, Memory, Reader, Running, Scalable, Scaler, change_text, targets
+from tidemill_operator.scaler import (
+    STATUS_MEMBERS,
+    Reader,
+    RunningComponent,
+    SavedScaling,
+    Scalable,
+    Scaler,
+    change_text,
+    scalable_components,
+)
 from tidemill_operator.scaling import Decision
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.2
 _IDLE_SECONDS = 1.0
-_TROUBLE_SECONDS = 5.0
+_RETRY_SECONDS = 5.0
 
 _Key = tuple[str, str]
 _Target = Scalable[_Key]
@@ -36,34 +45,34 @@ class Runtime(Protocol):
         ...
 
 
-class _Files:
+class _FileBackend:
     """Reads the state of local processes, and stores scaling decisions in files."""
 
     def __init__(self, folder: Path, runtime: Runtime, say: Callable[[str], None]) -> None:
         self._folder, self._runtime, self._say = folder, runtime, say
 
-    def look(self, key: _Target) -> Running | None:
+    def find_running(self, key: _Target) -> RunningComponent | None:
         namespace, name = key.pipeline
         try:
             config = PipelineConfig.from_json(read_text(self._runtime.config_root / namespace / f"{name}.json"))
         except (FileNotFoundError, ValueError):
             return None
         if config.spec.scaling_of(key.component) is None:
-            return Running(config, 0, None, key.component)
+            return RunningComponent(config, 0, None, key.component)
         states = self._runtime.replicas(namespace, f"{name}-{key.component}")
         ready = sum(state.ready and state.current for state in states)
-        return Running(config, ready, ready if ready == len(states) else None, key.component)
+        return RunningComponent(config, ready, ready if ready == len(states) else None, key.component)
 
-    def remembered(self, key: _Target) -> Memory:
+    def load(self, key: _Target) -> SavedScaling:
         try:
-            return Memory.from_json(read_text(self.path(key)))
+            return SavedScaling.from_json(read_text(self.path(key)))
         except FileNotFoundError:
-            return Memory()
+            return SavedScaling()
 
-    def remember(self, key: _Target, memory: Memory, *, changed: bool) -> None:
-        write_atomic(self.path(key), memory.to_json())
+    def save(self, key: _Target, saved: SavedScaling, *, changed: bool) -> None:
+        write_atomic(self.path(key), saved.to_json())
 
-    def tell(self, key: _Target, decision: Decision) -> None:
+    def report(self, key: _Target, decision: Decision) -> None:
         limit = f", limited by {decision.limited_by}" if decision.limited_by else ""
         change = change_text(key.component, decision)
         self._say(f"{'/'.join(key.pipeline)}: {change} ({decision.reason}{limit})")
@@ -78,8 +87,8 @@ class LocalScaling:
     """The scaling decisions of one run of `up`."""
 
     def __init__(self, folder: Path, *, reader: Reader, runtime: Runtime, say: Callable[[str], None]) -> None:
-        self._files = _Files(folder, runtime, say)
-        self._scaler: Scaler[_Target] = Scaler(self._files, reader)
+        self._backend = _FileBackend(folder, runtime, say)
+        self._scaler: Scaler[_Target] = Scaler(self._backend, reader)
         self._due: dict[_Target, float] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -97,30 +106,30 @@ class LocalScaling:
 
     def watch(self, pipelines: Iterable[_Key]) -> None:
         """Poll the scalable components of the given pipelines, and forget all others."""
-        wanted = {target for pipeline in pipelines for target in targets(pipeline)}
+        targets = {target for pipeline in pipelines for target in scalable_components(pipeline)}
         with self._lock:
-            gone, new = self._due.keys() - wanted, wanted - self._due.keys()
-            self._due = {key: self._due.get(key, 0.0) for key in wanted}
-        for key in gone:
+            removed, new = self._due.keys() - targets, targets - self._due.keys()
+            self._due = {key: self._due.get(key, 0.0) for key in targets}
+        for key in removed:
             self._scaler.forget(key)
         for key in new:
             self._scaler.replicas(key)
 
     def forget(self, namespace: str, name: str) -> None:
         """Delete the stored decisions of a removed pipeline."""
-        for target in targets((namespace, name)):
-            self._files.path(target).unlink(missing_ok=True)
+        for target in scalable_components((namespace, name)):
+            self._backend.path(target).unlink(missing_ok=True)
 
     def replicas(self, namespace: str, name: str) -> Mapping[ScaledComponent, int]:
         """Return the number of replicas that scaling has decided on, for each component with a decision."""
-        counts = {target.component: self._scaler.replicas(target) for target in targets((namespace, name))}
+        counts = {target.component: self._scaler.replicas(target) for target in scalable_components((namespace, name))}
         return {component: replicas for component, replicas in counts.items() if replicas is not None}
 
     def status(self, namespace: str, name: str) -> dict[str, Mapping[str, Any]]:
         """Return the status fields with each component's last scaling decision."""
         return {
             STATUS_MEMBERS[target.component]: decision
-            for target in targets((namespace, name))
+            for target in scalable_components((namespace, name))
             if (decision := self._scaler.status(target))
         }
 
@@ -132,7 +141,7 @@ class LocalScaling:
         """Return the last decisions about a component, oldest first."""
         return self._scaler.history(Scalable((namespace, name), component))
 
-    def described(self, namespace: str, name: str) -> dict[str, Any]:
+    def describe(self, namespace: str, name: str) -> dict[str, Any]:
         """Return the last and the earlier scaling decisions, as `status.json` shows them."""
         return {
             "scaling": {},
@@ -148,17 +157,17 @@ class LocalScaling:
             for key in due:
                 if self._closing.is_set():
                     return
-                self._again(key, self._poll(key))
+                self._reschedule(key, self._poll(key))
 
     def _poll(self, key: _Target) -> float:
         try:
             seconds = self._scaler.poll(key)
         except Exception:  # the thread must survive every error, e.g. a full disk or a half-written file
             _log.exception("scaling %s/%s (%s) failed; trying again", *key.pipeline, key.component)
-            return _TROUBLE_SECONDS
+            return _RETRY_SECONDS
         return _IDLE_SECONDS if seconds is None else seconds
 
-    def _again(self, key: _Target, seconds: float) -> None:
+    def _reschedule(self, key: _Target, seconds: float) -> None:
         with self._lock:
             watched = key in self._due
             if watched:

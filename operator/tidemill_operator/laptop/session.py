@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from tidemill_operator.errors import NotOurTurn, Reason
-from tidemill_operator.laptop.sources import Reading
-from tidemill_operator.laptop.store import Store, Stored
+from tidemill_operator.errors import LockNotHeldError, Reason
+from tidemill_operator.laptop.pipeline_files import FilesContent
+from tidemill_operator.laptop.store import Store, StoredPipeline
 from tidemill_operator.plan.replay import REPLAYING
-from tidemill_operator.status import PROGRESSING, new_versions
+from tidemill_operator.status import PROGRESSING, new_version_messages
 
 _log = logging.getLogger(__name__)
 WAITING_SECONDS = 0.5
@@ -21,10 +21,10 @@ REPLAY_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 30.0
 # time after which a failing pipeline no longer delays the ready file
 FAILED_SECONDS = 10.0
-_COMES_BY_ITSELF = (Reason.WAITING, Reason.BLOCKED, Reason.UNREACHABLE)
+_TRANSIENT_REASONS = (Reason.WAITING, Reason.BLOCKED, Reason.UNREACHABLE)
 
-Apply = Callable[[Stored], Mapping[str, Any]]
-Release = Callable[[Stored], None]
+Apply = Callable[[StoredPipeline], Mapping[str, Any]]
+Release = Callable[[StoredPipeline], None]
 
 
 class Session:
@@ -35,17 +35,17 @@ class Session:
         self._apply = apply
         self._release = release
         self._say = say
-        self._pipelines: dict[str, Stored] = {}
-        self._leaving: dict[str, Stored] = {}
+        self._pipelines: dict[str, StoredPipeline] = {}
+        self._removed: dict[str, StoredPipeline] = {}
         self._due: dict[str, float] = {}
         self._backoff: dict[str, float] = {}
-        self._told: dict[str, str] = {}
+        self._last_messages: dict[str, str] = {}
         self._failing: dict[str, tuple[float, str]] = {}
         # pipelines whose status is from this run, not from an earlier run
-        self._looked_at: set[str] = set()
+        self._reconciled: set[str] = set()
 
     @property
-    def pipelines(self) -> Mapping[str, Stored]:
+    def pipelines(self) -> Mapping[str, StoredPipeline]:
         """The pipelines that should run."""
         return self._pipelines
 
@@ -67,37 +67,37 @@ class Session:
     @property
     def settled(self) -> bool:
         """Whether every pipeline is ready or has failed. If all pipelines have failed, `settled` is False."""
-        waited_for = self._pipelines.keys() - self.failed.keys()
-        return self._all_ready(waited_for) and (bool(waited_for) or not self._pipelines)
+        expected = self._pipelines.keys() - self.failed.keys()
+        return self._all_ready(expected) and (bool(expected) or not self._pipelines)
 
     def _all_ready(self, keys: Iterable[str]) -> bool:
-        return not self._leaving and all(map(self._is_ready, keys))
+        return not self._removed and all(map(self._is_ready, keys))
 
     def _is_ready(self, key: str) -> bool:
-        return self._pipelines[key].ready and key in self._looked_at
+        return self._pipelines[key].ready and key in self._reconciled
 
-    def take(self, reading: Reading) -> None:
+    def update_pipelines(self, content: FilesContent) -> None:
         """Accept the files' content: start new and changed pipelines, and stop missing pipelines."""
-        for fault in reading.faults:
+        for fault in content.faults:
             self._say(f"error: {fault}")
-        if reading.faults and self._pipelines:
+        if content.faults and self._pipelines:
             self._say("the running pipelines keep their last valid version")
-        for key, document in reading.documents.items():
+        for key, document in content.documents.items():
             previous = self._pipelines.get(key)
             stored = self._store.accept(document)
-            self._leaving.pop(key, None)
+            self._removed.pop(key, None)
             self._pipelines[key] = stored
             if previous is None or previous.document != stored.document:
                 self._due[key] = 0.0
                 if previous is not None:
                     self._say(f"{key}: changed, generation {stored.document['metadata']['generation']}")
-        for key in [key for key in self._pipelines if key not in reading.documents]:
+        for key in [key for key in self._pipelines if key not in content.documents]:
             self._say(f"{key}: no longer in the files, so the pipeline is stopped")
-            self._leaving[key] = self._pipelines.pop(key)
-            self._looked_at.discard(key)
+            self._removed[key] = self._pipelines.pop(key)
+            self._reconciled.discard(key)
             self._due[key] = 0.0
 
-    def nudge(self) -> None:
+    def request_passes(self) -> None:
         """Request a pass for every pipeline, except failing pipelines, which are retried later."""
         for key in self._pipelines:
             if key not in self._backoff:
@@ -105,68 +105,68 @@ class Session:
 
     def step(self) -> None:
         """Run the passes that are due: reconcile pipelines, and delete the objects of removed pipelines."""
-        for key, stored in [*self._pipelines.items(), *self._leaving.items()]:
+        for key, stored in [*self._pipelines.items(), *self._removed.items()]:
             if time.monotonic() < self._due.get(key, 0.0):
                 continue
             try:
-                if key in self._leaving:
-                    self._let_go(key, stored)
+                if key in self._removed:
+                    self._remove_pipeline(key, stored)
                 else:
                     self._reconcile(key, stored)
                 self._backoff.pop(key, None)
-            except NotOurTurn as error:
+            except LockNotHeldError as error:
                 _log.info("%s: %s", key, error)
                 self._due[key] = time.monotonic() + WAITING_SECONDS
             except Exception as error:  # the loop must continue, e.g. while a server is down
                 _log.debug("reconciling %s failed", key, exc_info=True)
                 text = " ".join(str(error).split()) or type(error).__name__
-                self._note_failure(key, text)
-                self._tell(key, f"failed: {text}; trying again")
+                self._record_failure(key, text)
+                self._say_if_changed(key, f"failed: {text}; trying again")
                 self._backoff[key] = min(self._backoff.get(key, WAITING_SECONDS) * 2, MAX_BACKOFF_SECONDS)
                 self._due[key] = time.monotonic() + self._backoff[key]
 
-    def _reconcile(self, key: str, stored: Stored) -> None:
-        before, stored = stored.status, self._store.update(stored, self._apply(stored))
+    def _reconcile(self, key: str, stored: StoredPipeline) -> None:
+        previous, stored = stored.status, self._store.update(stored, self._apply(stored))
         self._pipelines[key] = stored
-        for text in new_versions(before, stored.status, stored.name):
+        for text in new_version_messages(previous, stored.status, stored.name):
             self._say(f"{key}: {text}")
-        self._looked_at.add(key)
+        self._reconciled.add(key)
         replaying = stored.status.get("replay", {}).get("phase") == REPLAYING
         settled = REPLAY_SECONDS if replaying else DRIFT_SECONDS
         self._due[key] = time.monotonic() + (settled if stored.ready else WAITING_SECONDS)
-        self._note_failure(key, _failure(stored))
-        self._tell(key, describe(stored))
+        self._record_failure(key, _failure(stored))
+        self._say_if_changed(key, describe(stored))
 
-    def _let_go(self, key: str, stored: Stored) -> None:
+    def _remove_pipeline(self, key: str, stored: StoredPipeline) -> None:
         self._release(stored)
         self._store.forget(stored)
-        del self._leaving[key]
+        del self._removed[key]
         self._due.pop(key, None)
-        self._tell(key, "released")
+        self._say_if_changed(key, "released")
 
-    def _note_failure(self, key: str, text: str) -> None:
+    def _record_failure(self, key: str, text: str) -> None:
         since, _ = self._failing.pop(key, (time.monotonic(), ""))
         if text:
             self._failing[key] = since, text
 
-    def _tell(self, key: str, text: str) -> None:
-        if self._told.get(key) != text:
-            self._told[key] = text
+    def _say_if_changed(self, key: str, text: str) -> None:
+        if self._last_messages.get(key) != text:
+            self._last_messages[key] = text
             self._say(f"{key}: {text}")
 
 
-def _failure(stored: Stored) -> str:
+def _failure(stored: StoredPipeline) -> str:
     for condition in stored.status.get("conditions", ()):
         if condition["type"] == "Ready" and condition["status"] != "True":
-            return "" if condition.get("reason") in _COMES_BY_ITSELF else str(condition.get("message", ""))
+            return "" if condition.get("reason") in _TRANSIENT_REASONS else str(condition.get("message", ""))
     return ""
 
 
-def describe(stored: Stored) -> str:
+def describe(stored: StoredPipeline) -> str:
     """Describe in one line that a pipeline is ready, or why it is not."""
     if stored.ready:
-        refused = [c.get("message", "") for c in stored.status["conditions"] if c["type"] == "Stalled"]
-        return "ready" + (f", but {refused[0]}" if refused else "")
+        refusals = [c.get("message", "") for c in stored.status["conditions"] if c["type"] == "Stalled"]
+        return "ready" + (f", but {refusals[0]}" if refusals else "")
     conditions = {condition["type"]: condition for condition in stored.status.get("conditions", ())}
     reasons = [
         f"{kind}: {condition.get('message') or condition.get('reason', '')}"

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tidemill_contract.files import STATE_FILE, read_text
+from tidemill_contract.files import MAX_STATE_FILE_BYTES, read_text
 from tidemill_operator.processes.files import write_atomic
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredPipeline:
     """The last accepted version of a pipeline."""
 
     document: Mapping[str, Any]
@@ -39,9 +39,9 @@ class Stored:
     @property
     def ready(self) -> bool:
         """Whether the status is Ready for this generation, and no change is under way."""
-        on = {c["type"] for c in self.status.get("conditions", ()) if c["status"] == "True"}
+        true_types = {c["type"] for c in self.status.get("conditions", ()) if c["status"] == "True"}
         current = self.status.get("observedGeneration") == self.document["metadata"]["generation"]
-        return current and "Ready" in on and "Progressing" not in on
+        return current and "Ready" in true_types and "Progressing" not in true_types
 
 
 class Store:
@@ -50,46 +50,46 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def __iter__(self) -> Iterator[Stored]:
+    def __iter__(self) -> Iterator[StoredPipeline]:
         for path in sorted(self._folder.glob("*/*.json")):
             if (stored := self._read(path)) is not None:
                 yield stored
 
-    def accept(self, document: Mapping[str, Any]) -> Stored:
+    def accept(self, document: Mapping[str, Any]) -> StoredPipeline:
         """Store a valid document. A changed spec increases the generation by one."""
         metadata = {"namespace": "default", **document["metadata"]}
         path = self._path(metadata["namespace"], metadata["name"])
         previous = self._read(path)
         if previous is None:
             metadata |= {"uid": str(uuid.uuid4()), "generation": 1}
-            stored = Stored({**document, "metadata": metadata}, {})
+            stored = StoredPipeline({**document, "metadata": metadata}, {})
         else:
             before = previous.document["metadata"]
-            grown = previous.document.get("spec") != document.get("spec")
-            metadata |= {"uid": before["uid"], "generation": before["generation"] + grown}
+            spec_changed = previous.document.get("spec") != document.get("spec")
+            metadata |= {"uid": before["uid"], "generation": before["generation"] + spec_changed}
             stored = replace(previous, document={**document, "metadata": metadata})
         self._write(stored)
         return stored
 
-    def update(self, stored: Stored, status: Mapping[str, Any]) -> Stored:
+    def update(self, stored: StoredPipeline, status: Mapping[str, Any]) -> StoredPipeline:
         """Store a pipeline's new status."""
         updated = replace(stored, status=status)
         self._write(updated)
         return updated
 
-    def forget(self, stored: Stored) -> None:
+    def forget(self, stored: StoredPipeline) -> None:
         """Remove a pipeline."""
         self._path(stored.namespace, stored.name).unlink(missing_ok=True)
 
     def _path(self, namespace: str, name: str) -> Path:
         return self._folder / namespace / f"{name}.json"
 
-    def _read(self, path: Path) -> Stored | None:
+    def _read(self, path: Path) -> StoredPipeline | None:
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-            record = json.loads(read_text(path, STATE_FILE))
-            return Stored(record["document"], record["status"])
+            record = json.loads(read_text(path, MAX_STATE_FILE_BYTES))
+            return StoredPipeline(record["document"], record["status"])
         return None
 
-    def _write(self, stored: Stored) -> None:
+    def _write(self, stored: StoredPipeline) -> None:
         text = json.dumps({"document": stored.document, "status": stored.status}, indent=1, default=str)
         write_atomic(self._path(stored.namespace, stored.name), text)

@@ -10,9 +10,9 @@ from typing import TypeVar
 import psycopg
 from psycopg import sql
 
-from tidemill_contract.tables.failing import UNREAD_LOOKUP
-from tidemill_operator.actuators.kafka.log import EARLIEST, LATEST, KafkaLog, Place
-from tidemill_operator.actuators.postgres.session import Session, connected
+from tidemill_contract.tables.failures import UNREAD_LOOKUP
+from tidemill_operator.actuators.kafka.offsets import EARLIEST, LATEST, OffsetReader, PartitionId
+from tidemill_operator.actuators.postgres.session import Session, open_session
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.scaling import PartitionFigures
@@ -22,7 +22,7 @@ RECENT_MS = 60_000
 
 _CONNECT_SECONDS = 3.0
 # The short timeout keeps a locked table of one pipeline from delaying the figures of other pipelines.
-_HURRY_SECONDS = 3.0
+_STATEMENT_SECONDS = 3.0
 
 Partitions = dict[int, PartitionFigures]
 K = TypeVar("K", bound=Hashable)
@@ -43,9 +43,9 @@ class Position:
     freshness_ms: int | None
     silent_ms: int
     confirmed_ms: int | None = None
-    place: Place | None = None
+    place: PartitionId | None = None
 
-    def at(self, topic: str, partition: int) -> Place:
+    def resolve_place(self, topic: str, partition: int) -> PartitionId:
         """Return the position's topic and partition."""
         return self.place or (topic, partition)
 
@@ -74,7 +74,7 @@ def read_positions(session: Session, schema: str, *, slots: bool = False) -> dic
     }
 
 
-def with_slots(session: Session, schemas: Collection[str]) -> set[str]:
+def schemas_with_slots(session: Session, schemas: Collection[str]) -> set[str]:
     """Return the schemas of pipelines that read a list of topics."""
     query = (
         "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -90,7 +90,7 @@ def read_watermark(session: Session, schema: str) -> int | None:
     return None if row is None else row[0]
 
 
-def read_unread(session: Session, schema: str) -> tuple[tuple[str, str], ...]:
+def read_unread_lookups(session: Session, schema: str) -> tuple[tuple[str, str], ...]:
     """Return the lookups that no processor could read in the last two minutes, each with the reason."""
     query = sql.SQL(
         "SELECT aggregation, reason FROM {} WHERE duty = %s AND tried_at > now() - interval '2 minutes' ORDER BY 1"
@@ -102,7 +102,7 @@ def read_unread(session: Session, schema: str) -> tuple[tuple[str, str], ...]:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Backlog:
     """The positions of a pipeline, compared with the ends of the partitions.
 
     Attributes:
@@ -113,43 +113,49 @@ class Compared:
     fault: str = ""
 
 
-def against(log: KafkaLog, wanted: Mapping[K, tuple[str, Mapping[int, Position]]]) -> dict[K, Compared]:
+def read_backlogs(kafka: OffsetReader, wanted: Mapping[K, tuple[str, Mapping[int, Position]]]) -> dict[K, Backlog]:
     """Compare the positions of many pipelines with the ends of their partitions."""
-    positions = [(at.at(topic, number), at) for topic, by_number in wanted.values() for number, at in by_number.items()]
-    ends = log.offsets({place for place, _ in positions}, LATEST)
+    positions = [
+        (at.resolve_place(topic, number), at)
+        for topic, by_number in wanted.values()
+        for number, at in by_number.items()
+    ]
+    ends = kafka.offsets({place for place, _ in positions}, LATEST)
     # Only partitions with uncounted records need a query for the first offset.
     behind = {place for place, at in positions if ends.at.get(place, at.next_offset) != at.next_offset}
-    starts = log.offsets(behind, EARLIEST)
+    starts = kafka.offsets(behind, EARLIEST)
     faults = {**starts.faults, **ends.faults}
-    compared: dict[K, Compared] = {}
-    for key, (topic, mine) in wanted.items():
-        places = {number: at.at(topic, number) for number, at in mine.items()}
+    backlogs: dict[K, Backlog] = {}
+    for key, (topic, own_positions) in wanted.items():
+        places = {number: at.resolve_place(topic, number) for number, at in own_positions.items()}
         fault = next((place for place in places.values() if place in faults), None)
         partitions = {
             number: PartitionFigures(
                 starts.at.get(places[number], at.next_offset or 0), ends.at[places[number]], at.next_offset, at.consumed
             )
-            for number, at in mine.items()
+            for number, at in own_positions.items()
             if places[number] not in faults
         }
-        text = "" if fault is None else f"{log.name} does not report the offsets of topic {fault[0]} ({faults[fault]})"
-        compared[key] = Compared(partitions, text)
-    return compared
+        text = ""
+        if fault is not None:
+            text = f"{kafka.name} does not report the offsets of topic {fault[0]} ({faults[fault]})"
+        backlogs[key] = Backlog(partitions, text)
+    return backlogs
 
 
-def partitions_of(log: KafkaLog, topic: str, positions: Mapping[int, Position]) -> Partitions:
+def read_partitions(kafka: OffsetReader, topic: str, positions: Mapping[int, Position]) -> Partitions:
     """Compare the positions of one pipeline with the ends of its partitions.
 
     Raises:
         TidemillError: a query for the offsets of a partition fails.
     """
-    compared = against(log, {"": (topic, positions)})[""]
-    if compared.fault:
-        raise TidemillError(Reason.UNREACHABLE, compared.fault)
-    return compared.partitions
+    backlog = read_backlogs(kafka, {"": (topic, positions)})[""]
+    if backlog.fault:
+        raise TidemillError(Reason.UNREACHABLE, backlog.fault)
+    return backlog.partitions
 
 
-def oldest(partitions: Partitions) -> dict[int, int]:
+def oldest_offsets(partitions: Partitions) -> dict[int, int]:
     """Return the oldest uncounted offset of each partition with uncounted records."""
     return {number: at.end - at.lag for number, at in partitions.items() if at.lag}
 
@@ -161,14 +167,14 @@ def freshness_seconds(positions: Mapping[int, Position], ages: Mapping[int, floa
         positions: the positions by partition.
         ages: seconds since the arrival of the oldest event that is not counted, for partitions that have such an event.
     """
-    done = [
+    committed = [
         at.freshness_ms / 1000 for at in positions.values() if at.freshness_ms is not None and at.silent_ms < RECENT_MS
     ]
-    return max([*done, *ages.values()], default=None)
+    return max([*committed, *ages.values()], default=None)
 
 
 @dataclass(frozen=True)
-class Standing:
+class StoredProgress:
     """A pipeline's progress, as read from Postgres.
 
     Attributes:
@@ -178,7 +184,7 @@ class Standing:
     positions: Mapping[int, Position]
     watermark_ms: int | None
     at: float
-    unread: tuple[tuple[str, str], ...] = ()
+    unread_lookups: tuple[tuple[str, str], ...] = ()
 
     def as_of(self, now: float) -> dict[int, Position]:
         """Return the positions as of `now`. The time from `at` to `now` is added to `silent_ms`."""
@@ -186,34 +192,38 @@ class Standing:
         return {number: replace(at, silent_ms=at.silent_ms + silent) for number, at in self.positions.items()}
 
 
-class NotThere(str):
+class NoPositions(str):
     """The reason why a schema has no positions. Postgres itself has answered."""
 
 
-def read_standings(postgres: PostgresAddress, schemas: Collection[str]) -> dict[str, Standing | str]:
+def read_progress(postgres: PostgresAddress, schemas: Collection[str]) -> dict[str, StoredProgress | str]:
     """Return the progress by schema, or a text that says why the progress is unknown.
 
     Raises:
         TidemillError: Postgres does not answer.
     """
-    standings: dict[str, Standing | str] = {}
-    with connected(postgres, "reading positions", timeout_seconds=_CONNECT_SECONDS, read_only=True) as session:
-        session.connection.hurry(_HURRY_SECONDS)
+    progress: dict[str, StoredProgress | str] = {}
+    with open_session(postgres, "reading positions", timeout_seconds=_CONNECT_SECONDS, read_only=True) as session:
+        session.connection.set_timeout(_STATEMENT_SECONDS)
         session.connection.execute("SET lock_timeout = '500ms'")
-        several = with_slots(session, schemas)
+        with_slots = schemas_with_slots(session, schemas)
         for schema in schemas:
             try:
-                at, positions = time.monotonic(), read_positions(session, schema, slots=schema in several)
-                standing = Standing(positions, read_watermark(session, schema), at, read_unread(session, schema))
-                standings[schema] = standing if positions else NotThere(f"{_of(schema)}: the table _offsets is empty")
+                at, positions = time.monotonic(), read_positions(session, schema, slots=schema in with_slots)
+                stored = StoredProgress(
+                    positions, read_watermark(session, schema), at, read_unread_lookups(session, schema)
+                )
+                progress[schema] = (
+                    stored if positions else NoPositions(f"{_label(schema)}: the table _offsets is empty")
+                )
             except psycopg.ProgrammingError as error:
-                standings[schema] = NotThere(f"{_of(schema)}: {' '.join(str(error).split())}")
+                progress[schema] = NoPositions(f"{_label(schema)}: {' '.join(str(error).split())}")
             except psycopg.Error as error:
                 if session.connection.broken or session.connection.closed:
                     raise
-                standings[schema] = f"{_of(schema)}: {' '.join(str(error).split())}"
-    return standings
+                progress[schema] = f"{_label(schema)}: {' '.join(str(error).split())}"
+    return progress
 
 
-def _of(schema: str) -> str:
+def _label(schema: str) -> str:
     return f"positions of schema {schema}"

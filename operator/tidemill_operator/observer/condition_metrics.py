@@ -15,28 +15,28 @@ CONDITION = Gauge(
 )
 
 
-class Conditions:
-    """A thread-safe collection of exported conditions."""
+class ConditionExporter:
+    """Exports conditions as metrics. The class is thread-safe."""
 
     def __init__(self) -> None:
-        self._told: dict[Hashable, frozenset[tuple[str, ...]]] = {}
+        self._exported: dict[Hashable, frozenset[tuple[str, ...]]] = {}
         self._lock = threading.Lock()
 
-    def tell(self, key: Hashable, namespace: str, name: str, conditions: Iterable[Mapping[str, Any]]) -> None:
+    def export(self, key: Hashable, namespace: str, name: str, conditions: Iterable[Mapping[str, Any]]) -> None:
         """Replace a pipeline's exported conditions."""
         label_sets = frozenset((namespace, name, c["type"], c["status"], c["reason"]) for c in conditions)
         with self._lock:
-            before = self._told.pop(key, frozenset())
+            before = self._exported.pop(key, frozenset())
             if label_sets:
-                self._told[key] = label_sets
-            for labels in before.difference(*self._told.values()):
+                self._exported[key] = label_sets
+            for labels in before.difference(*self._exported.values()):
                 CONDITION.remove(*labels)
             for labels in label_sets - before:
                 CONDITION.labels(*labels).set(1)
 
-    def keep(self, keys: Iterable[Hashable]) -> None:
+    def keep_only(self, keys: Iterable[Hashable]) -> None:
         """Remove other pipelines' conditions."""
         with self._lock:
-            gone = self._told.keys() - set(keys)
-        for key in gone:
-            self.tell(key, "", "", ())
+            removed = self._exported.keys() - set(keys)
+        for key in removed:
+            self.export(key, "", "", ())

@@ -58,11 +58,11 @@ class Observation:
     at: float
 
 
-def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
+def status_fields(observation: Observation, shown: Status, generation: int) -> dict[str, Any]:
     """Return an observation as fields of the pipeline's status."""
-    if seen.figures is None:
-        return {"conditions": [_unavailable(seen, shown, generation)]}
-    figures = seen.figures
+    if observation.figures is None:
+        return {"conditions": [_unavailable(observation, shown, generation)]}
+    figures = observation.figures
     fields: dict[str, Any] = {
         "lag": coarse_count(figures.lag),
         "lagSeconds": int(coarse_seconds(figures.lag_seconds)) if figures.lag else 0,
@@ -78,19 +78,19 @@ def told(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
         fields |= {"freshness": duration(seconds), "freshnessSeconds": seconds}
     if figures.watermark_age_seconds is not None:
         fields["watermarkAgeSeconds"] = int(coarse_seconds(figures.watermark_age_seconds))
-    if seen.at - figures.positions_at > FRESH_SECONDS:
+    if observation.at - figures.positions_at > FRESH_SECONDS:
         fields["figuresAt"] = _time(figures.positions_at)
     return fields
 
 
-def shown_by(status: Status) -> dict[str, Any]:
+def observer_fields(status: Status) -> dict[str, Any]:
     """Return only those members of `status` that the observer writes."""
     members = {name: status[name] for name in _MEMBERS if name in status}
     conditions = [dict(item) for item in status.get("conditions", ()) if item["type"] == UNAVAILABLE]
     return members | ({"conditions": conditions} if conditions else {})
 
 
-def others(status: Status) -> dict[str, Any]:
+def non_observer_fields(status: Status) -> dict[str, Any]:
     """Return only those members of `status` that the observer does not write."""
     members = {name: value for name, value in status.items() if name not in _MEMBERS}
     if "conditions" in members:
@@ -98,7 +98,7 @@ def others(status: Status) -> dict[str, Any]:
     return members
 
 
-def is_news(shown: Status, current: Status, seconds: float) -> bool:
+def is_write_due(shown: Status, current: Status, seconds: float) -> bool:
     """Return whether to write figures to the status, given the seconds since the last write.
 
     A large change is written after `_SOON_SECONDS`, and a small change after `_LATE_SECONDS`.
@@ -106,12 +106,12 @@ def is_news(shown: Status, current: Status, seconds: float) -> bool:
     """
     if shown == current:
         return False
-    if changed(shown, current) or seconds >= _LATE_SECONDS:
+    if availability_changed(shown, current) or seconds >= _LATE_SECONDS:
         return True
     return seconds >= _SOON_SECONDS and _differ_much(shown, current)
 
 
-def changed(shown: Status, current: Status) -> bool:
+def availability_changed(shown: Status, current: Status) -> bool:
     """Return whether the condition about missing figures has appeared or disappeared."""
     return ("conditions" in shown) != ("conditions" in current)
 
@@ -134,14 +134,14 @@ def _step(value: float, little: float) -> int:
     return 3 * power + (1, 2, 5).index(round(top / 10.0**power))
 
 
-def _unavailable(seen: Observation, shown: Status, generation: int) -> dict[str, Any]:
+def _unavailable(observation: Observation, shown: Status, generation: int) -> dict[str, Any]:
     conditions = shown.get("conditions")
     return {
         "type": UNAVAILABLE,
         "status": "True",
         "reason": str(Reason.UNREACHABLE),
-        "message": seen.fault[:_MAX_MESSAGE],
-        "lastTransitionTime": conditions[0]["lastTransitionTime"] if conditions else _time(seen.at),
+        "message": observation.fault[:_MAX_MESSAGE],
+        "lastTransitionTime": conditions[0]["lastTransitionTime"] if conditions else _time(observation.at),
         "observedGeneration": generation,
     }
 
@@ -168,7 +168,7 @@ def coarse_seconds(seconds: float) -> float:
 
 def duration(seconds: float) -> str:
     """Format seconds for people, rounded up: 50s, 4m, 3h, 2d."""
-    for unit, length, most in (("s", 1, 120), ("m", 60, 120), ("h", 3600, 48)):
-        if (number := math.ceil(seconds / length)) <= most:
+    for unit, length, max_number in (("s", 1, 120), ("m", 60, 120), ("h", 3600, 48)):
+        if (number := math.ceil(seconds / length)) <= max_number:
             return f"{number}{unit}"
     return f"{math.ceil(seconds / 86_400)}d"

@@ -38,19 +38,19 @@ AVAILABLE = Gauge(
 )
 
 
-def show(key: Key, figures: Figures | None) -> None:
+def export(key: Key, figures: Figures | None) -> None:
     """Export a pipeline's figures. None removes the series."""
     _set(AVAILABLE, key, float(figures is not None))
-    staged = figures is not None and figures.stage_lag is not None
+    has_stage = figures is not None and figures.stage_lag is not None
     _set(LAG_EVENTS, key, figures.lag if figures else None)
     _set(LAG_SECONDS, key, figures.lag_seconds if figures else None)
     _set(STAGE_LAG_EVENTS, key, figures.stage_lag if figures else None)
-    _set(STAGE_LAG_SECONDS, key, figures.stage_lag_seconds if figures and staged else None)
+    _set(STAGE_LAG_SECONDS, key, figures.stage_lag_seconds if figures and has_stage else None)
     _set(FRESHNESS_SECONDS, key, figures.freshness_seconds if figures else None)
     _set(WATERMARK_AGE_SECONDS, key, figures.watermark_age_seconds if figures else None)
 
 
-def forget(key: Key) -> None:
+def remove(key: Key) -> None:
     """Remove a deleted pipeline's figures."""
     for gauge in (
         AVAILABLE,

@@ -12,8 +12,8 @@ from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.actuators.kafka.clusters import Clusters
 from tidemill_operator.actuators.kafka.groups import describe_group
-from tidemill_operator.actuators.kafka.log import KafkaLog
-from tidemill_operator.actuators.postgres.session import Session, connected
+from tidemill_operator.actuators.kafka.offsets import OffsetReader
+from tidemill_operator.actuators.postgres.session import Session, open_session
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
@@ -21,16 +21,16 @@ from tidemill_operator.observer.backlog import (
     Partitions,
     Position,
     freshness_seconds,
-    oldest,
-    partitions_of,
+    oldest_offsets,
+    read_partitions,
     read_positions,
 )
-from tidemill_operator.observer.stages import Stages
-from tidemill_operator.scaling import Figures, PartitionFigures
+from tidemill_operator.observer.stages import StageReader
+from tidemill_operator.scaling import PartitionFigures, ScalingFigures
 
 _SECONDS = 10.0
 # Postgres is saturated if replicas wait for Postgres in at least 4 of 5 samples.
-_LOOKS, _LOOK_SECONDS, _WAITING_LOOKS = 5, 0.1, 4
+_SAMPLES, _SAMPLE_SECONDS, _WAITING_SAMPLES = 5, 0.1, 4
 _FULL_SHARE = 0.9
 _WAITS = """
 SELECT count(*) FILTER (WHERE starts_with(usename, %s) AND state = 'active'
@@ -41,7 +41,7 @@ SELECT count(*) FILTER (WHERE starts_with(usename, %s) AND state = 'active'
 
 
 @dataclass(frozen=True)
-class Watched:
+class MeasuredPipeline:
     """The schema, topic, consumer group and database role from which figures of a pipeline are read."""
 
     schema: str
@@ -50,10 +50,10 @@ class Watched:
     writer: str
     namespace: str = ""
     kafka: KafkaSpec | None = None
-    listed: bool = False
+    multi_topic: bool = False
 
     @classmethod
-    def of(cls, config: PipelineConfig) -> Watched:
+    def of(cls, config: PipelineConfig) -> MeasuredPipeline:
         """Return which topic, consumer group and schema to measure for a pipeline."""
         group = names.consumer_group(config.namespace, config.name)
         return cls(
@@ -63,12 +63,12 @@ class Watched:
             names.role(config.schema_name, "writer"),
             config.namespace,
             config.spec.source.kafka,
-            config.spec.source.several,
+            config.spec.source.is_multi_topic,
         )
 
 
 @dataclass(frozen=True)
-class WatchedStage:
+class MeasuredStage:
     """The topic and consumer group from which figures of a Python stage are read."""
 
     key: Key
@@ -77,7 +77,7 @@ class WatchedStage:
     group: str
 
     @classmethod
-    def of(cls, config: PipelineConfig) -> WatchedStage:
+    def of(cls, config: PipelineConfig) -> MeasuredStage:
         """Return which topic and consumer group to measure for the Python stage of a pipeline."""
         key = Key(config.namespace, config.name, "")
         partitions = config.spec.source.topic.partitions or 1
@@ -96,78 +96,80 @@ class FiguresReader:
         clusters: Clusters | None = None,
     ) -> None:
         self._postgres, self._clusters = postgres, clusters
-        self._own = KafkaLog(brokers, config=config)
+        self._own = OffsetReader(brokers, config=config)
 
-    def read(self, watched: Watched | WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
+    def read(self, measured: MeasuredPipeline | MeasuredStage, *, ready: int, rolling_out: bool) -> ScalingFigures:
         """Return the current figures.
 
         Args:
-            watched: what to read.
+            measured: what to read.
             ready: number of ready replicas.
             rolling_out: whether replicas are being started or stopped.
 
         Raises:
             TidemillError: a server does not answer, or the schema or topic does not exist yet.
         """
-        if isinstance(watched, WatchedStage):
-            return self._staging(watched, ready=ready, rolling_out=rolling_out)
-        log = self._own
-        if watched.kafka is not None and self._clusters is not None:
-            log = self._clusters.open(watched.namespace, watched.kafka).log
-        with connected(self._postgres, f"reading figures of schema {watched.schema}") as session:
-            session.connection.hurry(_SECONDS)
-            saturated = _saturated(session, watched.writer, replicas=ready)
+        if isinstance(measured, MeasuredStage):
+            return self._read_stage(measured, ready=ready, rolling_out=rolling_out)
+        offset_reader = self._own
+        if measured.kafka is not None and self._clusters is not None:
+            offset_reader = self._clusters.open(measured.namespace, measured.kafka).offset_reader
+        with open_session(self._postgres, f"reading figures of schema {measured.schema}") as session:
+            session.connection.set_timeout(_SECONDS)
+            saturated = _saturated(session, measured.writer, replicas=ready)
             # Query the positions first and the end offsets later, so that no lag is negative.
-            positions = read_positions(session, watched.schema, slots=watched.listed)
-        partitions = partitions_of(log, watched.topic, positions)
-        arrived = log.arrivals({positions[n].at(watched.topic, n): at for n, at in oldest(partitions).items()})
-        places = {positions[number].at(watched.topic, number): number for number in partitions}
+            positions = read_positions(session, measured.schema, slots=measured.multi_topic)
+        partitions = read_partitions(offset_reader, measured.topic, positions)
+        arrived = offset_reader.arrival_times(
+            {positions[n].resolve_place(measured.topic, n): at for n, at in oldest_offsets(partitions).items()}
+        )
+        places = {positions[number].resolve_place(measured.topic, number): number for number in partitions}
         ages = {places[at]: max(0.0, time.time() - moment / 1000) for at, moment in arrived.items() if moment}
         for at, moment in arrived.items():
             if moment is None:  # the unread records are only transaction markers, which are not events
                 number = places[at]
                 partitions[number] = replace(partitions[number], position=partitions[number].end)
-        return Figures(
-            together(partitions, positions) if watched.listed else partitions,
+        return ScalingFigures(
+            sum_by_partition(partitions, positions) if measured.multi_topic else partitions,
             ready=ready,
-            rebalancing=_rebalancing(log, watched.group, ready),
+            rebalancing=_rebalancing(offset_reader, measured.group, ready),
             rolling_out=rolling_out,
             database_saturated=saturated,
             freshness_seconds=freshness_seconds(positions, ages),
         )
 
-    def _staging(self, watched: WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
-        key, numbers = watched.key, range(watched.partitions)
-        look = Stages(self._own).look({key: watched.topic}, {key: numbers})[key]
-        if look.fault:
-            raise TidemillError(Reason.UNREACHABLE, look.fault)
+    def _read_stage(self, measured: MeasuredStage, *, ready: int, rolling_out: bool) -> ScalingFigures:
+        key, numbers = measured.key, range(measured.partitions)
+        progress = StageReader(self._own).read_progress({key: measured.topic}, {key: numbers})[key]
+        if progress.fault:
+            raise TidemillError(Reason.UNREACHABLE, progress.fault)
         partitions = {
-            number: PartitionFigures(at, at + look.lag[number], at, consumed=at)
-            for number, at in look.positions.items()
+            number: PartitionFigures(at, at + progress.lag[number], at, consumed=at)
+            for number, at in progress.positions.items()
         }
-        return Figures(
+        return ScalingFigures(
             partitions,
             ready=ready,
-            rebalancing=_rebalancing(self._own, watched.group, ready),
+            rebalancing=_rebalancing(self._own, measured.group, ready),
             rolling_out=rolling_out,
-            freshness_seconds=max(look.ages.values(), default=None),
-            waits=bool(look.waits),
+            freshness_seconds=max(progress.ages.values(), default=None),
+            stage_waits=bool(progress.wait_reason),
         )
 
 
-def _rebalancing(log: KafkaLog, name: str, ready: int) -> bool:
-    group = describe_group(log.config, name, _SECONDS)
-    return group.moving or group.members != ready
+def _rebalancing(offset_reader: OffsetReader, name: str, ready: int) -> bool:
+    group = describe_group(offset_reader.config, name, _SECONDS)
+    return group.rebalancing or group.members != ready
 
 
-def together(partitions: Partitions, positions: Mapping[int, Position]) -> Partitions:
+def sum_by_partition(partitions: Partitions, positions: Mapping[int, Position]) -> Partitions:
     """Add up the figures of partitions that have the same number in different topics.
 
     Across topics, Kafka's range assignor gives partitions with the same number to one processor.
     """
     totals: Partitions = {}
     for slot, at in partitions.items():
-        number = positions[slot].at("", slot)[1]
+        number = positions[slot].resolve_place("", slot)[1]
         total = totals.get(number)
         if total is None:
             totals[number] = replace(at, position=at.start if at.position is None else at.position)
@@ -183,12 +185,12 @@ def together(partitions: Partitions, positions: Mapping[int, Position]) -> Parti
 
 def _saturated(session: Session, writer: str, *, replicas: int) -> bool:
     """Return whether Postgres is the bottleneck: replicas wait for Postgres, or nearly all sessions are in use."""
-    looks = 0
-    for look in range(_LOOKS):
-        if look:
-            time.sleep(_LOOK_SECONDS)
-        ((waiting, sessions, most),) = session.connection.execute(_WAITS, (writer,)).fetchall()
-        if sessions >= _FULL_SHARE * most:
+    waiting_samples = 0
+    for number in range(_SAMPLES):
+        if number:
+            time.sleep(_SAMPLE_SECONDS)
+        ((waiting, sessions, max_sessions),) = session.connection.execute(_WAITS, (writer,)).fetchall()
+        if sessions >= _FULL_SHARE * max_sessions:
             return True
-        looks += waiting >= max(2, replicas / 2)
-    return looks >= _WAITING_LOOKS
+        waiting_samples += waiting >= max(2, replicas / 2)
+    return waiting_samples >= _WAITING_SAMPLES

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tidemill_contract import names
-from tidemill_contract.staged import RUNS
-from tidemill_operator.actuators.kafka.groups import Committed, committed_offsets
-from tidemill_operator.actuators.kafka.log import EARLIEST, LATEST, KafkaLog, Place
+from tidemill_contract.stage_records import STAGE_RUNNING
+from tidemill_operator.actuators.kafka.groups import CommittedOffset, committed_offsets
+from tidemill_operator.actuators.kafka.offsets import EARLIEST, LATEST, OffsetReader, PartitionId
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
 
 _SECONDS = 3.0
 
 
-def read_topics(key: Key, topics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def consumed_topics(key: Key, topics: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """Return the topic read by processors, and the topic read by the Python stage.
 
     Without a stage, the second topic is empty.
@@ -27,32 +27,34 @@ def read_topics(key: Key, topics: Sequence[Mapping[str, Any]]) -> tuple[str, str
 
 
 @dataclass(frozen=True)
-class StageLook:
-    """The lag of a stage by partition. `waits` is the reason why the stage waits, or empty."""
+class StageProgress:
+    """The lag of a stage by partition. `wait_reason` is the reason why the stage waits, or empty."""
 
     lag: Mapping[int, int] = field(default_factory=dict)
     positions: Mapping[int, int] = field(default_factory=dict)
     ages: Mapping[int, float] = field(default_factory=dict)
-    waits: str = ""
+    wait_reason: str = ""
     fault: str = ""
 
     @property
     def error(self) -> TidemillError | None:
         """Return an error if the stage waits, or else None."""
-        if not self.waits:
+        if not self.wait_reason:
             return None
         remedy = "correct the cause; the stage then continues by itself, and no event is lost"
-        return TidemillError(Reason.STAGE_WAITS, f"the Python stage waits: {self.waits}", remedy)
+        return TidemillError(Reason.STAGE_WAITS, f"the Python stage waits: {self.wait_reason}", remedy)
 
 
-class Stages:
+class StageReader:
     """Reads the stages' positions. The class is not thread-safe."""
 
-    def __init__(self, kafka: KafkaLog, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, kafka: OffsetReader, *, now: Callable[[], float] = time.time) -> None:
         self._kafka, self._now = kafka, now
-        self._arrived: dict[Place, tuple[int, int, float | None]] = {}
+        self._arrived: dict[PartitionId, tuple[int, int, float | None]] = {}
 
-    def look(self, wanted: Mapping[Key, str], partitions: Mapping[Key, Sequence[int]]) -> dict[Key, StageLook]:
+    def read_progress(
+        self, wanted: Mapping[Key, str], partitions: Mapping[Key, Sequence[int]]
+    ) -> dict[Key, StageProgress]:
         """Return the stages' lag."""
         if not wanted:
             return {}
@@ -60,38 +62,40 @@ class Stages:
         try:
             committed = committed_offsets(self._kafka.config, groups, _SECONDS)
         except TidemillError as error:
-            return {key: StageLook(fault=str(error)) for key in wanted}
+            return {key: StageProgress(fault=str(error)) for key in wanted}
         places = [(topic, number) for key, topic in wanted.items() for number in partitions.get(key, ())]
         # A partition without a position is read from its first record.
-        new = [
+        unread = [
             (topic, number)
             for key, topic in wanted.items()
             for number in partitions.get(key, ())
             if (topic, number) not in committed.get(_group(key, "stage"), {})
         ]
-        starts, ends = self._kafka.offsets(new, EARLIEST), self._kafka.offsets(places, LATEST)
+        starts, ends = self._kafka.offsets(unread, EARLIEST), self._kafka.offsets(places, LATEST)
         faults = {**starts.faults, **ends.faults}
-        looks: dict[Key, StageLook] = {}
+        progress: dict[Key, StageProgress] = {}
         for key, topic in wanted.items():
-            mine = [(topic, number) for number in partitions.get(key, ())]
-            fault = next((faults[place] for place in mine if place in faults), "")
-            waits = _note(committed.get(_group(key, "stage-state"), {}))
+            own_places = [(topic, number) for number in partitions.get(key, ())]
+            fault = next((faults[place] for place in own_places if place in faults), "")
+            wait_reason = _wait_reason(committed.get(_group(key, "stage-state"), {}))
             if fault:
-                looks[key] = StageLook(
-                    waits=waits, fault=f"Kafka does not report the offsets of topic {topic} ({fault})"
+                progress[key] = StageProgress(
+                    wait_reason=wait_reason, fault=f"Kafka does not report the offsets of topic {topic} ({fault})"
                 )
                 continue
             offsets = committed.get(_group(key, "stage"), {})
-            at = {place: offsets[place].offset if place in offsets else starts.at[place] for place in mine}
-            looks[key] = self._stage(at, {place: ends.at[place] for place in mine}, waits)
-        return looks
+            at = {place: offsets[place].offset if place in offsets else starts.at[place] for place in own_places}
+            progress[key] = self._stage_progress(at, {place: ends.at[place] for place in own_places}, wait_reason)
+        return progress
 
-    def _stage(self, positions: Mapping[Place, int], ends: Mapping[Place, int], waits: str) -> StageLook:
+    def _stage_progress(
+        self, positions: Mapping[PartitionId, int], ends: Mapping[PartitionId, int], wait_reason: str
+    ) -> StageProgress:
         behind = {place: at for place, at in positions.items() if ends[place] > at}
-        asked = {place: at for place, at in behind.items() if self._arrived.get(place, ())[:2] != (at, ends[place])}
-        for place, moment in (self._kafka.arrivals(asked) if asked else {}).items():
+        requested = {place: at for place, at in behind.items() if self._arrived.get(place, ())[:2] != (at, ends[place])}
+        for place, moment in (self._kafka.arrival_times(requested) if requested else {}).items():
             arrived = None if moment is None else moment / 1000
-            self._arrived[place] = (asked[place], ends[place], arrived)
+            self._arrived[place] = (requested[place], ends[place], arrived)
         lag, ages = {place[1]: 0 for place in positions}, {}
         for place, at in behind.items():
             arrival = self._arrived.get(place)
@@ -100,12 +104,12 @@ class Stages:
             lag[place[1]] = ends[place] - at
             if arrival is not None and arrival[0] == at and arrival[2] is not None:
                 ages[place[1]] = max(0.0, self._now() - arrival[2])
-        return StageLook(lag, {place[1]: at for place, at in positions.items()}, ages, waits)
+        return StageProgress(lag, {place[1]: at for place, at in positions.items()}, ages, wait_reason)
 
 
 def _group(key: Key, reader: str) -> str:
     return names.consumer_group(key.namespace, key.name, reader)
 
 
-def _note(offsets: Mapping[Place, Committed]) -> str:
-    return next((at.metadata for at in offsets.values() if at.metadata != RUNS), "")
+def _wait_reason(offsets: Mapping[PartitionId, CommittedOffset]) -> str:
+    return next((at.metadata for at in offsets.values() if at.metadata != STAGE_RUNNING), "")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tidemill_contract import names
 from tidemill_operator.plan.live import LiveFacts, LiveSchema
 from tidemill_operator.plan.model import Plan, Schema, Topic, Workload
-from tidemill_operator.plan.versions import LIVE, current_version, retyped, shape_changes
+from tidemill_operator.plan.versions import LIVE, current_version, shape_changes, type_changes
 
 Action = Literal["create", "change", "remove"]
 
@@ -40,7 +40,7 @@ class Change:
     differences: tuple[Difference, ...] = ()
 
 
-def changes(
+def find_changes(
     plan: Plan, live: LiveFacts, *, before: Plan | None, configs: Mapping[str, Mapping[str, str]]
 ) -> tuple[Change, ...]:
     """Return all changes that applying a plan would make.
@@ -54,7 +54,7 @@ def changes(
     return (
         *_topics(plan, live, configs),
         *_schema(plan.schema, live.schema),
-        *_aggregations(plan, live.schema, recounted=before is not None and _recounted(before, plan)),
+        *_aggregations(plan, live.schema, recounted=before is not None and _counts_differently(before, plan)),
         *_config(plan, before),
         *_workloads(plan, before),
         *_connectors(plan, before),
@@ -69,12 +69,12 @@ def _topics(plan: Plan, live: LiveFacts, configs: Mapping[str, Mapping[str, str]
         wanted = {f"config.{key}": value for key, value in sorted(topic.config.items())}
         if live_topic is None:
             facts = {"partitions": topic.partitions, "replicationFactor": topic.replication_factor, **wanted}
-            yield Change("create", "topic", topic.name, _new(facts))
+            yield Change("create", "topic", topic.name, _new_members(facts))
             continue
         differences: list[Difference] = []
         if live_topic.partitions < topic.partitions:
             differences.append(Difference("partitions", live_topic.partitions, topic.partitions))
-        if topic.replicated and live_topic.replication_factor != topic.replication_factor:
+        if topic.enforces_replication and live_topic.replication_factor != topic.replication_factor:
             copies = live_topic.partitions * live_topic.replication_factor, topic.partitions * topic.replication_factor
             differences.append(Difference("replicationFactor", live_topic.replication_factor, topic.replication_factor))
             differences.append(Difference("replicas", *copies))
@@ -92,18 +92,18 @@ def _drift(topic: Topic, config: Mapping[str, str] | None) -> Iterator[Differenc
 def _schema(schema: Schema, live: LiveSchema | None) -> Iterator[Change]:
     if live is None:
         roles = {"owner": schema.owner, "writer": schema.writer, "reader": schema.reader}
-        yield Change("create", "schema", schema.name, _new(roles))
+        yield Change("create", "schema", schema.name, _new_members(roles))
     live_columns = live.columns if live else {}
     for table in schema.tables:
         columns = live_columns.get(table.name)
         missing = {c.name: c.definition for c in table.columns if columns is None or c.name not in columns}
         if missing:
-            yield Change("create" if columns is None else "change", "table", table.name, _new(missing))
+            yield Change("create" if columns is None else "change", "table", table.name, _new_members(missing))
     for name, renames in live.renames.items() if live else ():
         yield Change("change", "table", name, tuple(Difference("column", *pair) for pair in renames.items()))
 
 
-def _recounted(before: Plan, after: Plan) -> bool:
+def _counts_differently(before: Plan, after: Plan) -> bool:
     """Return whether existing versions of aggregations count events differently under the new spec."""
     old, new = (json.loads(plan.config)["spec"] for plan in (before, after))
     sources = old["source"], new["source"]
@@ -115,23 +115,23 @@ def _recounted(before: Plan, after: Plan) -> bool:
         return True
     if sources[0].get("dedupe") != sources[1].get("dedupe"):
         return True
-    joined_before, joined_after = map(_joined, (old, new))
+    joined_before, joined_after = map(_lookup_inputs, (old, new))
     if any(joined_after.get(name, lookup) != lookup for name, lookup in joined_before.items()):
         return True
-    read_before, read_after = ({f["name"]: _read_from(f) for f in source["fields"]} for source in sources)
+    read_before, read_after = ({f["name"]: _field_source(f) for f in source["fields"]} for source in sources)
     return any(read_after.get(name, place) != place for name, place in read_before.items())
 
 
-def _read_from(field: Mapping[str, Any]) -> dict[str, Any]:
+def _field_source(field: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in field.items() if name not in ("type", "scale", "required", "precision")}
 
 
-def _joined(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _lookup_inputs(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {
         lookup["name"]: (
             lookup["on"],
             {name: value for name, value in lookup["from"].items() if name not in ("secretRef", "refresh")},
-            {field["name"]: _read_from(field) for field in lookup["fields"]},
+            {field["name"]: _field_source(field) for field in lookup["fields"]},
         )
         for lookup in spec.get("lookups", ())
     }
@@ -144,9 +144,9 @@ def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> It
             continue
         if row.version == before:
             if recounted:
-                again = f"`tidemill replay {plan.name} --aggregation {row.name}` counts earlier events again"
+                replay_hint = f"`tidemill replay {plan.name} --aggregation {row.name}` counts earlier events again"
                 difference = Difference(
-                    "events", "counted under the former spec", f"counted under the new spec from now on; {again}"
+                    "events", "counted under the former spec", f"counted under the new spec from now on; {replay_hint}"
                 )
                 yield Change("change", "aggregation", row.name, (difference,))
             continue
@@ -155,19 +155,19 @@ def _aggregations(plan: Plan, live: LiveSchema | None, *, recounted: bool) -> It
             differences = [
                 Difference("version", None, f"{row.version}, filled by {row.reader} beside version {before}")
             ]
-        elif plan.schema.switched:
+        elif plan.schema.switched_replay:
             differences.append(Difference("windows", None, f"of version {row.version}, which a replay has filled"))
         else:
             differences += [Difference(*change) for change in shape_changes(live.shapes[row.name, before], row.shape)]
             table = next(table for table in plan.schema.tables if table.name == row.table_name)
             live_columns = live.columns.get(names.window_table(row.name, before), {})
             differences += [
-                Difference(f"column {name}", *types) for name, *types in retyped(table.columns, live_columns)
+                Difference(f"column {name}", *types) for name, *types in type_changes(table.columns, live_columns)
             ]
             fill = f"`tidemill replay {plan.name} --aggregation {row.name}`"
-            kept = f"of version {before}: kept until their retention ends, but no longer filled or queried"
+            former_windows = f"of version {before}: kept until their retention ends, but no longer filled or queried"
             differences.append(
-                Difference("windows", kept, f"of version {row.version}: counted from now on; {fill} fills it")
+                Difference("windows", former_windows, f"of version {row.version}: counted from now on; {fill} fills it")
             )
         yield Change("change", "aggregation", row.name, tuple(differences))
 
@@ -185,9 +185,9 @@ def _workloads(plan: Plan, before: Plan | None) -> Iterator[Change]:
     previous = {workload.name: workload for workload in before.workloads} if before else {}
     for name, workload in wanted.items():
         if name not in previous:
-            yield Change("create", "workload", name, _new(_facts(workload)))
+            yield Change("create", "workload", name, _new_members(_workload_members(workload)))
             continue
-        differences = tuple(_compare(_facts(previous[name]), _facts(workload)))
+        differences = tuple(_compare(_workload_members(previous[name]), _workload_members(workload)))
         # If a workload's revision changes, its processes restart, because processes read settings only at their start.
         if workload.replicas and previous[name].replicas and previous[name].revision != workload.revision:
             differences += (Difference("processes", "with the former config", "with the new config"),)
@@ -203,7 +203,7 @@ def _connectors(plan: Plan, before: Plan | None) -> Iterator[Change]:
         facts = {"paused": connector.paused, **{f"config.{key}": text for key, text in connector.config.items()}}
         former = previous.pop(connector.name, None)
         if former is None:
-            yield Change("create", "connector", connector.name, _new(facts))
+            yield Change("create", "connector", connector.name, _new_members(facts))
             continue
         old = {"paused": former.paused, **{f"config.{key}": text for key, text in former.config.items()}}
         if differences := tuple(_compare(old, facts)):
@@ -212,11 +212,11 @@ def _connectors(plan: Plan, before: Plan | None) -> Iterator[Change]:
         yield Change("remove", "connector", name)
 
 
-def _facts(workload: Workload) -> dict[str, Any]:
+def _workload_members(workload: Workload) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "module": workload.module,
         "replicas": workload.replicas,
-        "scaledElsewhere": workload.scaled_elsewhere or None,
+        "scaledElsewhere": workload.externally_scaled or None,
         "sharedBy": None if workload.pipeline else f"the pipelines of namespace {workload.namespace}",
         "environment": dict(workload.environment),
         "ports": dict(workload.ports),
@@ -228,12 +228,12 @@ def _facts(workload: Workload) -> dict[str, Any]:
     return flatten(facts)
 
 
-def _new(facts: Mapping[str, Any]) -> tuple[Difference, ...]:
+def _new_members(facts: Mapping[str, Any]) -> tuple[Difference, ...]:
     return tuple(Difference(member, None, value) for member, value in facts.items())
 
 
 def _compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Difference]:
-    for member in [*after, *(gone for gone in before if gone not in after)]:
+    for member in [*after, *(removed for removed in before if removed not in after)]:
         if before.get(member) != after.get(member):
             yield Difference(member, before.get(member), after.get(member))
 

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from tidemill_operator.plan.changes import Change
+from tidemill_operator.plan.external_inputs import ExternalInput, external_inputs
 from tidemill_operator.plan.model import Connector, Plan, Schema, Topic, Workload
-from tidemill_operator.plan.reads import Read, reads
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -17,22 +17,22 @@ def describe(plan: Plan) -> dict[str, Any]:
         "name": plan.name,
         "generation": plan.schema.generation,
         "reclaimPolicy": plan.reclaim,
-        "topics": [topic(item) for item in plan.topics],
-        "schema": schema(plan.schema),
-        "workloads": [workload(item) for item in plan.workloads],
+        "topics": [describe_topic(item) for item in plan.topics],
+        "schema": describe_schema(plan.schema),
+        "workloads": [describe_workload(item) for item in plan.workloads],
         "config": json.loads(plan.config),
-        **({"reads": [read(item) for item in objects]} if (objects := reads(plan)) else {}),
-        **({"connectors": [connector(item) for item in plan.connectors]} if plan.connectors else {}),
+        **({"reads": [describe_input(item) for item in inputs]} if (inputs := external_inputs(plan)) else {}),
+        **({"connectors": [describe_connector(item) for item in plan.connectors]} if plan.connectors else {}),
     }
 
 
-def read(item: Read) -> dict[str, Any]:
+def describe_input(item: ExternalInput) -> dict[str, Any]:
     """Describe a read object."""
     members = {"kind": item.kind, "name": item.name, "place": item.place, "secret": item.secret}
     return {member: text for member, text in members.items() if text}
 
 
-def topic(item: Topic) -> dict[str, Any]:
+def describe_topic(item: Topic) -> dict[str, Any]:
     """Describe a topic."""
     return {
         "name": item.name,
@@ -44,7 +44,7 @@ def topic(item: Topic) -> dict[str, Any]:
     }
 
 
-def schema(item: Schema) -> dict[str, Any]:
+def describe_schema(item: Schema) -> dict[str, Any]:
     """Describe a schema."""
     return {
         "name": item.name,
@@ -57,7 +57,7 @@ def schema(item: Schema) -> dict[str, Any]:
                 "indexes": dict(table.indexes),
                 "partitionBy": table.partition_by,
                 "storage": table.storage,
-                "grants": {"writer": table.writer, "reader": table.reader},
+                "grants": {"writer": table.writer_privileges, "reader": table.reader_privileges},
             }
             for table in item.tables
         ],
@@ -77,7 +77,7 @@ def schema(item: Schema) -> dict[str, Any]:
     }
 
 
-def workload(item: Workload) -> dict[str, Any]:
+def describe_workload(item: Workload) -> dict[str, Any]:
     """Describe a workload."""
     return {
         "name": item.name,
@@ -85,7 +85,7 @@ def workload(item: Workload) -> dict[str, Any]:
         "pipeline": item.pipeline,
         "module": item.module,
         "replicas": item.replicas,
-        "scaledElsewhere": item.scaled_elsewhere,
+        "scaledElsewhere": item.externally_scaled,
         "environment": dict(sorted(item.environment.items())),
         "configs": sorted(item.configs),
         "secrets": {pipeline: list(names) for pipeline, names in sorted(item.secrets.items())},
@@ -96,12 +96,12 @@ def workload(item: Workload) -> dict[str, Any]:
     }
 
 
-def connector(item: Connector) -> dict[str, Any]:
+def describe_connector(item: Connector) -> dict[str, Any]:
     """Describe a connector."""
     return {"name": item.name, "paused": item.paused, "config": dict(item.config)}
 
 
-def change(item: Change) -> dict[str, Any]:
+def describe_change(item: Change) -> dict[str, Any]:
     """Describe a change."""
     differences = []
     for difference in item.differences:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.functions.fill_history import FillHistory
 from tidemill_contract.resource.spec import ScaledComponent
-from tidemill_contract.tables.kept import Kept
+from tidemill_contract.tables.quotas import QuotaUsage
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class LiveTopic:
     partitions: int
     replication_factor: int
     id: str = ""
-    holders: frozenset[int] = frozenset()
+    replica_brokers: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class LiveReplay:
     """The live state of a replay.
 
     Attributes:
-        handed: number of partitions that the replay has finished and handed over to the live processors.
+        handed_over: number of partitions that the replay has finished and handed over to the live processors.
     """
 
     switched: bool = False
-    handed: int = 0
+    handed_over: int = 0
     processed: int = 0
     left: int = 0
     losses: tuple[Loss, ...] = ()
@@ -62,7 +62,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Failing:
+class TaskFailure:
     """A failure of a processor's task (such as `publish` or `scan`), or data that the task skipped."""
 
     aggregation: str
@@ -76,9 +76,9 @@ class Failing:
 
 @dataclass(frozen=True)
 class Slot:
-    """A partition that a pipeline with several topics reads. `slot` is the partition's number in the pipeline."""
+    """A partition that a pipeline with several topics reads. `number` is the partition's number in the pipeline."""
 
-    slot: int
+    number: int
     topic: str
     partition: int
     reading: bool = True
@@ -93,8 +93,8 @@ class LiveSchema:
 
     Attributes:
         accepted: the last accepted spec, as the user wrote it.
-        read_from: Kafka's id of the topic that the processors read.
-        read_to: next offset to read, by partition.
+        topic_id: Kafka's id of the topic that the processors read.
+        next_offsets: next offset to read, by partition.
         renames: for each table, the current names of renamed columns, by former name.
     """
 
@@ -105,20 +105,20 @@ class LiveSchema:
     accepted: Mapping[str, Any] | None = None
     closed_until: Mapping[tuple[str, int], int | None] = field(default_factory=dict)
     partitions: int = 0
-    feeds: Mapping[tuple[str, int], Feeds] = field(default_factory=dict)
-    read_from: str = ""
-    read_before: frozenset[str] = frozenset()
-    read_to: Mapping[int, int] = field(default_factory=dict)
+    fill_histories: Mapping[tuple[str, int], FillHistory] = field(default_factory=dict)
+    topic_id: str = ""
+    former_topic_ids: frozenset[str] = frozenset()
+    next_offsets: Mapping[int, int] = field(default_factory=dict)
     readers: Mapping[tuple[str, int], str] = field(default_factory=dict)
     replays: Mapping[str, LiveReplay] = field(default_factory=dict)
     losses: tuple[Loss, ...] = ()
-    kept: tuple[Kept, ...] = ()
-    held_up: tuple[Failing, ...] = ()
-    skipped: tuple[Failing, ...] = ()
+    stored_totals: tuple[QuotaUsage, ...] = ()
+    held_up: tuple[TaskFailure, ...] = ()
+    skipped: tuple[TaskFailure, ...] = ()
     renames: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     missing_positions: tuple[int, ...] = ()
     emptied: frozenset[tuple[str, int]] = frozenset()
-    made: frozenset[str] = frozenset()
+    created_topics: frozenset[str] = frozenset()
     slots: tuple[Slot, ...] = ()
 
 
@@ -127,12 +127,12 @@ class LiveFacts:
     """The live state on which a plan depends. An unknown fact has the default value.
 
     Attributes:
-        gone: topics that every broker reports as missing.
+        confirmed_missing: topics that every broker reports as missing.
     """
 
     topics: Mapping[str, LiveTopic] = field(default_factory=dict)
     brokers: int | None = None
     schema: LiveSchema | None = None
     replicas: Mapping[ScaledComponent, int] = field(default_factory=dict)
-    found: tuple[str, ...] = ()
-    gone: frozenset[str] = frozenset()
+    pattern_candidates: tuple[str, ...] = ()
+    confirmed_missing: frozenset[str] = frozenset()

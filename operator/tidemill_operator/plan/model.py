@@ -21,8 +21,8 @@ class Topic:
         managed: whether the operator creates and changes the topic.
         lost: description of the deleted topic, or empty. A deleted topic is created again only on request.
         kafka: the other Kafka cluster that has the topic, or None for the platform's own cluster.
-        of_others: whether the pipeline may only read the topic.
-        staged: whether the Python stage writes the topic.
+        read_only: whether the pipeline may only read the topic.
+        from_stage: whether the Python stage writes the topic.
         listed: whether the pipeline reads several topics, and this topic is one of them.
         awaited: whether windows of the pipeline stay open until the topic is read.
     """
@@ -32,11 +32,11 @@ class Topic:
     replication_factor: int
     config: Mapping[str, str] = field(default_factory=dict)
     managed: bool = True
-    replicated: bool = True
+    enforces_replication: bool = True
     lost: str = ""
     kafka: KafkaSpec | None = None
-    of_others: bool = False
-    staged: bool = False
+    read_only: bool = False
+    from_stage: bool = False
     listed: bool = False
     pattern: str = ""
     awaited: bool = False
@@ -56,7 +56,7 @@ class AggregationRow:
 
 
 @dataclass(frozen=True)
-class KeptRows:
+class TableRetention:
     """The retention (in ms) and the quota (in bytes) of a system table."""
 
     table: str
@@ -70,9 +70,9 @@ class Schema:
 
     Attributes:
         accepted: the spec as the user wrote it, as JSON.
-        listed: source topics of a pipeline with several topics, else empty.
-        cluster: addresses of the other Kafka cluster that has the source topics, or empty.
-        switched: name of the completed replay whose versions the API reads from now on, or empty.
+        listed_topics: source topics of a pipeline with several topics, else empty.
+        source_cluster: addresses of the other Kafka cluster that has the source topics, or empty.
+        switched_replay: name of the completed replay whose versions the API reads from now on, or empty.
         lost: descriptions of removed objects. Removed objects are created again only on request.
     """
 
@@ -87,17 +87,17 @@ class Schema:
     generation: int
     accepted: str = "{}"
     events_retention_ms: int | None = None
-    kept: tuple[KeptRows, ...] = ()
+    retentions: tuple[TableRetention, ...] = ()
     source: str = ""
-    listed: tuple[str, ...] = ()
+    listed_topics: tuple[str, ...] = ()
     pattern: str = ""
     slots: tuple[Slot, ...] = ()
-    managed: bool = True
-    cluster: str = ""
+    source_managed: bool = True
+    source_cluster: str = ""
     outputs: tuple[str, ...] = ()
-    made: tuple[str, ...] = ()
+    topics_to_record: tuple[str, ...] = ()
     replay: str = ""
-    switched: str = ""
+    switched_replay: str = ""
     abandoned: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     explodes: bool = False
@@ -105,7 +105,7 @@ class Schema:
     @property
     def own_sources(self) -> tuple[str, ...]:
         """Return the source topics on the platform's own Kafka."""
-        return () if self.cluster else self.listed or ((self.source,) if self.source else ())
+        return () if self.source_cluster else self.listed_topics or ((self.source,) if self.source else ())
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Workload:
         pipeline: name of the pipeline, or None if several pipelines share the workload.
         ports: port `http` for clients and port `status` for probes and metrics. The value 0 means any free port.
         revision: hash of the settings that processes read only at their start.
-        copied: source of each secret file, as the name of a Secret and a key.
+        secret_sources: source of each secret file, as the name of a Secret and a key.
     """
 
     name: str
@@ -149,16 +149,16 @@ class Workload:
     readiness: Probe = Probe("/readyz", "status")
     liveness: Probe = Probe("/livez", "status", 10)
     resources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    scaled_elsewhere: bool = False
+    externally_scaled: bool = False
     scaled: bool = False
     revision: str = ""
-    copied: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    secret_sources: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     registry_secret: str = ""
     mqtt_secret: str = ""
-    alone: bool = False
+    is_singleton: bool = False
     kafka_secret: str = ""
     lookups: Mapping[str, Reference] = field(default_factory=dict)
-    reached_ports: tuple[int, ...] = ()
+    egress_ports: tuple[int, ...] = ()
     code: str = ""
     image: str = ""
 
@@ -169,11 +169,11 @@ class Connector:
 
     Attributes:
         name: name in Kafka Connect.
-        called: name in the spec.
+        spec_name: name in the spec.
     """
 
     name: str
-    called: str
+    spec_name: str
     config: Mapping[str, str]
     paused: bool = False
     secrets: tuple[tuple[str, str], ...] = ()
@@ -185,14 +185,14 @@ class Replay:
 
     Attributes:
         rate: limit in events per second, or 0 for no limit.
-        handed: number of partitions that the live processors have taken over from the replay.
+        handed_over: number of partitions that the live processors have taken over from the replay.
     """
 
     reader: str
     versions: Mapping[str, int]
     start_from: str = "earliest"
     rate: int = 0
-    handed: int = 0
+    handed_over: int = 0
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class Plan:
     """The desired state of one pipeline.
 
     Attributes:
-        unread: topics that match `spec.source.topicPattern`, but exceed the maximum number of topics.
+        excess_topics: topics that match `spec.source.topicPattern`, but exceed the maximum number of topics.
     """
 
     namespace: str
@@ -212,4 +212,4 @@ class Plan:
     reclaim: Literal["Retain", "Delete"]
     replay: Replay | None = None
     connectors: tuple[Connector, ...] = ()
-    unread: tuple[str, ...] = ()
+    excess_topics: tuple[str, ...] = ()

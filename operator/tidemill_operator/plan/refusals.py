@@ -10,13 +10,13 @@ from tidemill_contract.resource.kinds.kafka import KafkaSpec
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.tables.definition import Table
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.kafka.claims import written_by_pipelines
-from tidemill_operator.plan.kafka.patterns import too_many, unmatched
-from tidemill_operator.plan.kafka.slots import view
+from tidemill_operator.plan.kafka.claims import reserved_topic_errors
+from tidemill_operator.plan.kafka.patterns import excess_topics_error, no_match_error
+from tidemill_operator.plan.kafka.slots import restrict_to_topic
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, Owner
 from tidemill_operator.plan.model import Plan, Topic
-from tidemill_operator.plan.replay import asked, finished
-from tidemill_operator.plan.versions import retyped
+from tidemill_operator.plan.replay import finished_replay, requested_replay
+from tidemill_operator.plan.versions import type_changes
 
 _OWN = "the platform's own Kafka"
 _UNSURE = ", but windows stay open until every broker reports the topic as missing"
@@ -26,80 +26,86 @@ _LET_CLOSE = "set the annotation tidemill.dev/recreate-topics: 'true' to close w
 def refusals(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> list[TidemillError]:
     """Return all reasons why a plan cannot be applied. Each message begins with the field's path."""
     schema = plan.schema
-    if (nothing := unmatched(plan, live)) is not None:
-        return [nothing]
-    over = too_many(plan)
-    strange = written_by_pipelines(plan.namespace, plan.name, schema.own_sources, listed=bool(schema.listed))
-    topic = [*_partitions(pipeline, plan, live), *_replication(pipeline, plan, live)]
-    errors = [*([over] if over else []), *strange, *_unborn(plan, live), *topic, *_replay(pipeline, live.schema)]
+    if (no_match := no_match_error(plan, live)) is not None:
+        return [no_match]
+    excess = excess_topics_error(plan)
+    reserved = reserved_topic_errors(plan.namespace, plan.name, schema.own_sources, listed=bool(schema.listed_topics))
+    topic = [*_partition_errors(pipeline, plan, live), *_replication_errors(pipeline, plan, live)]
+    errors = [
+        *([excess] if excess else []),
+        *reserved,
+        *_missing_source_errors(plan, live),
+        *topic,
+        *_replay_errors(pipeline, live.schema),
+    ]
     if live.schema is not None:
-        errors += _key(pipeline, live.schema)
-        errors += _staged(pipeline, live.schema)
-        errors += _moved(plan, live)
-        errors += [error for table in plan.schema.tables for error in column_changes(table, live.schema)]
+        errors += _key_errors(pipeline, live.schema)
+        errors += _stage_change_errors(pipeline, live.schema)
+        errors += _source_change_errors(plan, live)
+        errors += [error for table in plan.schema.tables for error in column_type_errors(table, live.schema)]
     return errors
 
 
-def _unborn(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+def _missing_source_errors(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
     """Yield an error for each missing topic that a new pipeline may only read."""
-    runs = live.schema is not None and live.schema.accepted is not None
+    is_running = live.schema is not None and live.schema.accepted is not None
     for source in plan.topics:
-        if source.of_others and live.brokers is not None and source.name not in live.topics and not runs:
-            yield missing(source)
+        if source.read_only and live.brokers is not None and source.name not in live.topics and not is_running:
+            yield missing_topic_error(source)
 
 
-def _replay(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> Iterator[TidemillError]:
-    if finished(pipeline, live):
+def _replay_errors(pipeline: AnalyticsPipeline, live: LiveSchema | None) -> Iterator[TidemillError]:
+    if finished_replay(pipeline, live):
         return  # a finished replay may name aggregations that no longer exist
     try:
-        asked(pipeline)
+        requested_replay(pipeline)
     except TidemillError as error:
         yield error
 
 
-def _partitions(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+def _partition_errors(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
     topic, path = pipeline.spec.source.topic, "spec.source.topic.partitions"
     source = plan.topics[0]
     if source.listed or (live.schema is not None and live.schema.slots):
         return  # if a pipeline reads several topics, missing partitions do not stop the watermark
     live_topic = live.topics.get(source.name)
-    kept = live.schema.partitions if live.schema else 0
-    asked = source.partitions if not topic.managed and live_topic else topic.partitions
-    if asked is not None and asked < kept and (live_topic is None or live_topic.partitions < kept):
+    positions = live.schema.partitions if live.schema else 0
+    wanted = source.partitions if not topic.managed and live_topic else topic.partitions
+    if wanted is not None and wanted < positions and (live_topic is None or live_topic.partitions < positions):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"{path}: topic {source.name} would have {asked} partitions, but {kept} have positions;"
+            f"{path}: topic {source.name} would have {wanted} partitions, but {positions} have positions;"
             " the watermark would never advance past the missing partitions",
-            f"give the topic {kept} partitions or more",
+            f"give the topic {positions} partitions or more",
         )
     if not topic.managed:
         return
     # The topic may have more partitions than `partitions`, because another user added some. Accept this.
     before = _topic_before(live.schema) or {}
-    if live_topic and asked is not None and asked < live_topic.partitions and asked != before.get("partitions"):
+    if live_topic and wanted is not None and wanted < live_topic.partitions and wanted != before.get("partitions"):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"{path}: {asked} is less than the {live_topic.partitions} partitions that topic"
+            f"{path}: {wanted} is less than the {live_topic.partitions} partitions that topic"
             f" {source.name} has; Kafka cannot remove partitions",
             f"write {live_topic.partitions} or more",
         )
 
 
-def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+def _replication_errors(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
     topic, path, source = pipeline.spec.source.topic, "spec.source.topic", plan.topics[0]
     if not topic.managed:
         return
     live_topic = live.topics.get(source.name)
-    if live.brokers is not None and (source.replicated or not live_topic):
+    if live.brokers is not None and (source.enforces_replication or not live_topic):
         # Count brokers that hold replicas but do not answer, because these brokers may answer later.
-        most = max(live.brokers, len(live_topic.holders) if live_topic else 0)
-        if source.replication_factor > most:
+        available = max(live.brokers, len(live_topic.replica_brokers) if live_topic else 0)
+        if source.replication_factor > available:
             note = "" if topic.replication_factor else " (the platform's default)"
             yield TidemillError(
                 Reason.INVALID_SPEC,
                 f"{path}.replicationFactor: {source.replication_factor}{note} needs {source.replication_factor}"
-                f" brokers, but only {'1 is' if most == 1 else f'{most} are'} available",
-                f"write at most {most}",
+                f" brokers, but only {'1 is' if available == 1 else f'{available} are'} available",
+                f"write at most {available}",
             )
     in_sync = source.config.get("min.insync.replicas", "1")
     if int(in_sync) > source.replication_factor:
@@ -111,7 +117,7 @@ def _replication(pipeline: AnalyticsPipeline, plan: Plan, live: LiveFacts) -> It
         )
 
 
-def _key(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillError]:
+def _key_errors(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillError]:
     if live.accepted is None:
         return
     before, after = live.accepted.get("source", {}).get("key"), pipeline.spec.source.key
@@ -124,24 +130,24 @@ def _key(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillErro
         )
 
 
-def _staged(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillError]:
+def _stage_change_errors(pipeline: AnalyticsPipeline, live: LiveSchema) -> Iterator[TidemillError]:
     if live.accepted is None:
         return
     before, after = (live.accepted.get("transform") or {}).get("python"), pipeline.spec.transform.python
     if (before is None) != (after is None):
-        done = "added" if before is None else "taken out"
+        change = "added" if before is None else "taken out"
         yield TidemillError(
             Reason.NOT_SUPPORTED,
-            f"spec.transform.python: was {done}; processors would read another topic, to which their positions"
+            f"spec.transform.python: was {change}; processors would read another topic, to which their positions"
             " do not apply",
             "undo the change, or create a pipeline with another name",
         )
 
 
-def topics_concerned(plan: Plan, live: LiveSchema | None) -> list[str]:
+def topics_to_observe(plan: Plan, live: LiveSchema | None) -> list[str]:
     """Return the topics of the platform's Kafka whose state the check of a plan needs."""
     own = [topic.name for topic in plan.topics if topic.kafka is None]
-    before = [] if _cluster_before(live) else _read_before(plan, live)
+    before = [] if _cluster_before(live) else _topics_before(plan, live)
     return list(dict.fromkeys([*own, *before]))
 
 
@@ -152,7 +158,7 @@ def _topic_before(live: LiveSchema | None) -> Mapping[str, Any] | None:
     return topic
 
 
-def _read_before(plan: Plan, live: LiveSchema | None) -> list[str]:
+def _topics_before(plan: Plan, live: LiveSchema | None) -> list[str]:
     before = _topic_before(live)
     if before is None or live is None or live.accepted is None:
         return []
@@ -170,27 +176,29 @@ def _cluster_before(live: LiveSchema | None) -> str:
 def _same_topics(plan: Plan, live: LiveFacts) -> bool:
     schema = live.schema or LiveSchema()
     sources = [topic for topic in plan.topics if topic.kafka is not None]
-    read = {topic.name: (view(schema, topic.name) if schema.slots else schema).read_from for topic in sources}
+    read = {
+        topic.name: (restrict_to_topic(schema, topic.name) if schema.slots else schema).topic_id for topic in sources
+    }
     ids = {name: live.topics[name].id for name, topic_id in read.items() if topic_id and name in live.topics}
     return bool(ids) and all(read[name] == id_ for name, id_ in ids.items())
 
 
-def _moved_cluster(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+def _cluster_change_errors(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
     schema = live.schema
-    if schema is None or schema.accepted is None or not schema.read_from:
+    if schema is None or schema.accepted is None or not schema.topic_id:
         return
-    before, after = _cluster_before(schema), plan.schema.cluster
+    before, after = _cluster_before(schema), plan.schema.source_cluster
     if before != after:
         if before and after and _same_topics(plan, live):
             return
-        yield _move("spec.source.kafka.bootstrapServers", before or _OWN, after or _OWN)
+        yield _source_change_error("spec.source.kafka.bootstrapServers", before or _OWN, after or _OWN)
         return
-    names_after = plan.schema.listed or (plan.schema.source,)
-    if not schema.slots and (name := _read_before(plan, schema)[0]) not in names_after:
-        yield _move("spec.source.topic.name", name, ", ".join(names_after))
+    names_after = plan.schema.listed_topics or (plan.schema.source,)
+    if not schema.slots and (name := _topics_before(plan, schema)[0]) not in names_after:
+        yield _source_change_error("spec.source.topic.name", name, ", ".join(names_after))
 
 
-def _move(path: str, before: str, after: str) -> TidemillError:
+def _source_change_error(path: str, before: str, after: str) -> TidemillError:
     return TidemillError(
         Reason.NOT_SUPPORTED,
         f"{path}: changed from {before} to {after}, which is another topic; unread events of the former topic"
@@ -199,9 +207,9 @@ def _move(path: str, before: str, after: str) -> TidemillError:
     )
 
 
-def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
+def _source_change_errors(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
     schema = live.schema
-    if schema is not None and schema.slots and not plan.schema.listed:
+    if schema is not None and schema.slots and not plan.schema.listed_topics:
         patterned = (schema.accepted or {}).get("source", {}).get("topicPattern") is not None
         path = "spec.source.topicPattern" if patterned else "spec.source.topics"
         what = "a pattern of topics" if patterned else "a list of topics"
@@ -212,11 +220,11 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
             " another name",
         )
         return
-    if _cluster_before(schema) or plan.schema.cluster:
-        yield from _moved_cluster(plan, live)
+    if _cluster_before(schema) or plan.schema.source_cluster:
+        yield from _cluster_change_errors(plan, live)
         return
-    after = plan.schema.listed or (plan.schema.source,)
-    for before in [] if schema is None or schema.slots else _read_before(plan, schema):
+    after = plan.schema.listed_topics or (plan.schema.source,)
+    for before in [] if schema is None or schema.slots else _topics_before(plan, schema):
         if before in after or before not in live.topics:  # a topic that does not exist has no unread events
             continue
         yield TidemillError(
@@ -227,7 +235,7 @@ def _moved(plan: Plan, live: LiveFacts) -> Iterator[TidemillError]:
         )
 
 
-def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillError]:
+def ownership_errors(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillError]:
     """Yield the error if an existing schema has another owner."""
     if live == owner:
         return
@@ -241,7 +249,7 @@ def foreign(schema: str, live: Owner | None, owner: Owner) -> Iterator[TidemillE
     )
 
 
-def missing(topic: Topic) -> TidemillError:
+def missing_topic_error(topic: Topic) -> TidemillError:
     """Return the error for an unmanaged topic that does not exist."""
     path = "spec.source.topics" if topic.listed else "spec.source.topic.name"
     leave = "remove the topic from the list"
@@ -272,11 +280,11 @@ def missing(topic: Topic) -> TidemillError:
     return TidemillError(
         Reason.INVALID_SPEC,
         f"{path}: topic {topic.name} does not exist, and managed: false forbids creating it",
-        "create it, or correct the name" if topic.of_others or topic.listed else "create it, or set managed: true",
+        "create it, or correct the name" if topic.read_only or topic.listed else "create it, or set managed: true",
     )
 
 
-def gone(topic: Topic) -> TidemillError:
+def deleted_topic_error(topic: Topic) -> TidemillError:
     """Return the error for a deleted source topic."""
     return TidemillError(
         Reason.DATA_LOSS,
@@ -285,9 +293,9 @@ def gone(topic: Topic) -> TidemillError:
     )
 
 
-def column_changes(table: Table, live: LiveSchema) -> Iterator[TidemillError]:
+def column_type_errors(table: Table, live: LiveSchema) -> Iterator[TidemillError]:
     """Yield errors for existing columns whose type differs from the plan."""
-    for name, before, after in retyped(table.columns, live.columns.get(table.name, {})):
+    for name, before, after in type_changes(table.columns, live.columns.get(table.name, {})):
         yield TidemillError(
             Reason.NOT_SUPPORTED,
             f"column {name} of table {table.name} has the type {before} instead of {after}, because the type of a field"

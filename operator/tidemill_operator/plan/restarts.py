@@ -10,7 +10,7 @@ from tidemill_contract.runtime import PipelineConfig
 
 # Settings whose change does not restart processors. New partitions restart processors, because a running consumer
 # needs minutes to notice new partitions.
-UNREAD = (
+IGNORED_SETTINGS = (
     "suspend",
     "reclaimPolicy",
     "source.topic.managed",
@@ -36,22 +36,22 @@ UNREAD = (
 _STAGE = "transform.python"
 
 
-def read_by_processors(config: PipelineConfig) -> str:
+def processor_settings(config: PipelineConfig) -> str:
     """Return the settings that processors read. Equal settings give equal texts."""
     # Leave out unset settings, so that new optional settings of later Tidemill versions do not restart processors.
     settings = config.model_dump(mode="json", by_alias=True, exclude={"generation"}, exclude_none=True)
-    for path in (*UNREAD, _STAGE):
-        _take(settings["spec"], path.split("."))
-    if config.spec.source.several:
+    for path in (*IGNORED_SETTINGS, _STAGE):
+        _remove_path(settings["spec"], path.split("."))
+    if config.spec.source.is_multi_topic:
         # Running processors find added topics and partitions in a table, and need no restart.
         settings["spec"]["source"]["topics"] = True
-        _take(settings["spec"], ["source", "topic", "partitions"])
+        _remove_path(settings["spec"], ["source", "topic", "partitions"])
     return json.dumps(settings, sort_keys=True)
 
 
 def revision(config: PipelineConfig) -> str:
     """Return a hash of the settings that processors read. A changed hash replaces the processors."""
-    text = f"{config.generation}\n{read_by_processors(config)}"
+    text = f"{config.generation}\n{processor_settings(config)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -61,13 +61,13 @@ def stage_revision(config: PipelineConfig) -> str:
     settings = (
         python.model_dump(mode="json", exclude={"replicas", "scaling", "resources"}) if python is not None else {}
     )
-    read = [settings, config.events_topic, spec.source.topic.start_from, spec.processor.flush_interval]
-    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
+    parts = [settings, config.events_topic, spec.source.topic.start_from, spec.processor.flush_interval]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _take(value: Any, path: list[str]) -> None:
+def _remove_path(value: Any, path: list[str]) -> None:
     for item in value if isinstance(value, list) else [value]:
         if len(path) > 1:
-            _take(item[path[0]], path[1:])
+            _remove_path(item[path[0]], path[1:])
         else:
             item.pop(path[0], None)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tidemill_contract import names
 from tidemill_contract.expressions.compiler import derived_types
-from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.functions.partials import build_layout, field_types
 from tidemill_contract.resource.kinds.windows import WINDOWS
 from tidemill_contract.resource.spec import AggregationSpec, PipelineSpec
 from tidemill_contract.tables.definition import Column
@@ -20,7 +20,7 @@ from tidemill_operator.plan.live import LiveSchema
 from tidemill_operator.plan.postgres.schema import column_type, shape_of
 
 LIVE = "live"
-_CUTTING = [str(field.alias) for name, field in WINDOWS.written.model_fields.items() if name != "grace"]
+_BOUNDARY_SETTINGS = [str(field.alias) for name, field in WINDOWS.flat_model.model_fields.items() if name != "grace"]
 """The settings in `window` for the start and end of windows: all except `grace`."""
 
 
@@ -71,7 +71,7 @@ def shape_changes(before: str, after: str) -> Iterator[tuple[str, str, str]]:
         yield f"field {field}", earlier, kind
 
 
-def retyped(columns: tuple[Column, ...], live_types: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def type_changes(columns: tuple[Column, ...], live_types: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Return the existing columns that have a different type, each as (name, before, after)."""
     types = [(column.name, column_type(column.definition)) for column in columns]
     return [(name, live_types[name], kind) for name, kind in types if live_types.get(name, kind) != kind]
@@ -82,18 +82,18 @@ def _reader(live: LiveSchema, name: str, version: int) -> str:
 
 
 def _differs(aggregation: AggregationSpec, types: Mapping[str, Any], version: int, live: LiveSchema) -> bool:
-    plan = layout(aggregation, dict(types))
-    table = window_table(names.window_table(aggregation.name, version), plan)
-    if any(shape_changes(live.shapes[aggregation.name, version], shape_of(aggregation, plan))):
+    layout = build_layout(aggregation, dict(types))
+    table = window_table(names.window_table(aggregation.name, version), layout)
+    if any(shape_changes(live.shapes[aggregation.name, version], shape_of(aggregation, layout))):
         return True
-    return bool(retyped(table.columns, live.columns.get(table.name, {})))
+    return bool(type_changes(table.columns, live.columns.get(table.name, {})))
 
 
 def _layout(shape: dict[str, Any]) -> dict[str, Any]:
     window = shape["window"]
     return {
         "groupBy": shape["groupBy"],
-        "window": {member: window.get(member) for member in _CUTTING},
+        "window": {member: window.get(member) for member in _BOUNDARY_SETTINGS},
     }
 
 

@@ -22,7 +22,7 @@ _MODULES: dict[Component, str] = {
     "api": "tidemill_api",
     "mqtt": "tidemill_ingest.mqtt",
 }
-_CALLED: tuple[Component, ...] = ("ingest", "api")
+_HTTP_COMPONENTS: tuple[Component, ...] = ("ingest", "api")
 _SECRETS: dict[Component, tuple[str, ...]] = {
     "processor": ("writer.json",),
     "replay": ("writer.json",),
@@ -41,14 +41,14 @@ def desired_workloads(
 ) -> tuple[Workload, ...]:
     """Return the pipeline's workloads, including shared workloads."""
     spec = config.spec
-    numbers = decided or {}
+    replicas = decided or {}
     processors = _workload(config, platform, "processor", own=True, resources=_resources(spec.processor.resources))
-    processors = _scaled(processors, spec, numbers, fixed=spec.processor.replicas)
+    processors = _with_replicas(processors, spec, replicas, fixed=spec.processor.replicas)
     workloads = [processors]
     if replay is not None:
-        workloads.append(_replay(config, platform, replay, _replaying(config, processors.replicas, replay)))
+        workloads.append(_replay(config, platform, replay, _replay_replicas(config, processors.replicas, replay)))
     if (python := spec.transform.python) is not None:
-        workloads.append(_scaled(_stage(config, platform, python), spec, numbers, fixed=python.replicas))
+        workloads.append(_with_replicas(_stage(config, platform, python), spec, replicas, fixed=python.replicas))
     if config.takes_http:
         workloads.append(_workload(config, platform, "ingest"))
     if spec.source.mqtt is not None:
@@ -60,18 +60,18 @@ def desired_workloads(
 
 def _bridge(config: PipelineConfig, platform: Platform, spec: MqttSpec) -> Workload:
     """Return the bridge from an MQTT broker. Only one bridge can be connected at a time."""
-    read = f"{config.events_topic}\n{spec.model_dump_json()}"
+    text = f"{config.events_topic}\n{spec.model_dump_json()}"
     return replace(
         _workload(config, platform, "mqtt", own=True),
         secrets={},
         mqtt_secret=spec.secret_ref.name if spec.secret_ref is not None else "",
-        reached_ports=(spec.port,),
-        revision=hashlib.sha256(read.encode()).hexdigest()[:16],
-        alone=True,
+        egress_ports=(spec.port,),
+        revision=hashlib.sha256(text.encode()).hexdigest()[:16],
+        is_singleton=True,
     )
 
 
-def _replaying(config: PipelineConfig, processors: int, replay: Replay) -> int:
+def _replay_replicas(config: PipelineConfig, processors: int, replay: Replay) -> int:
     """Return how many processors a replay has.
 
     A replay with a rate limit has only one processor, which enforces the limit.
@@ -117,7 +117,9 @@ def _stage(config: PipelineConfig, platform: Platform, python: PythonSpec) -> Wo
     )
 
 
-def _scaled(workload: Workload, spec: PipelineSpec, decided: Mapping[ScaledComponent, int], *, fixed: int) -> Workload:
+def _with_replicas(
+    workload: Workload, spec: PipelineSpec, decided: Mapping[ScaledComponent, int], *, fixed: int
+) -> Workload:
     component: ScaledComponent = "stage" if workload.component == "stage" else "processor"
     scaling = spec.scaling_of(component)
     by_lag = scaling is not None and scaling.mode == "lag"
@@ -129,8 +131,8 @@ def _scaled(workload: Workload, spec: PipelineSpec, decided: Mapping[ScaledCompo
         replicas = decided[component]
     else:
         replicas = max(1, scaling.min_replicas)
-    elsewhere = scaling is not None and not by_lag and not spec.suspend
-    return replace(workload, replicas=replicas, scaled=by_lag, scaled_elsewhere=elsewhere)
+    external = scaling is not None and not by_lag and not spec.suspend
+    return replace(workload, replicas=replicas, scaled=by_lag, externally_scaled=external)
 
 
 def _workload(
@@ -147,7 +149,7 @@ def _workload(
     if own:
         environment["TIDEMILL_PIPELINE"] = config.name
     processes = component in ("processor", "replay")
-    registry = config.spec.source.written.registry if processes else None
+    registry = config.spec.source.record_format.registry if processes else None
     reference = registry.secret_ref if registry is not None else None
     kafka = config.spec.source.kafka if processes else None
     ports = {*(registry.ports if registry is not None else ()), *(kafka.ports if kafka is not None else ())}
@@ -164,15 +166,15 @@ def _workload(
         ports=_ports(component, 0 if own else platform.ports.get(component, 0)),
         resources=resources or {},
         revision=revision(config) if processes else "",
-        copied=_copied(config) if component == "ingest" else {},
+        secret_sources=_webhook_secrets(config) if component == "ingest" else {},
         registry_secret=reference.name if reference is not None else "",
         kafka_secret=kafka.secret if kafka is not None else "",
         lookups=_lookups(config) if processes else {},
-        reached_ports=tuple(sorted(ports)),
+        egress_ports=tuple(sorted(ports)),
     )
 
 
-def _copied(config: PipelineConfig) -> dict[str, tuple[str, str]]:
+def _webhook_secrets(config: PipelineConfig) -> dict[str, tuple[str, str]]:
     return {
         webhook.secret_file: (webhook.secret_ref.name, webhook.secret_ref.key)
         for webhook in config.spec.source.webhooks or ()
@@ -190,7 +192,7 @@ def _lookups(config: PipelineConfig) -> dict[str, Reference]:
 
 
 def _ports(component: Component, wanted: int) -> dict[str, int]:
-    return {"http": wanted, "status": 0} if component in _CALLED else {"status": wanted}
+    return {"http": wanted, "status": 0} if component in _HTTP_COMPONENTS else {"status": wanted}
 
 
 def _resources(spec: ResourcesSpec) -> dict[str, dict[str, str]]:

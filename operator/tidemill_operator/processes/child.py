@@ -46,17 +46,14 @@ class Command:
 
 
 def start_time(pid: int) -> str | None:
-    """Return the start time of a process as a text.
-
-    If the process is not alive, return None.
-    """
+    """Return the start time of a process as text, or None if the process is not alive."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
         if Path("/proc/self").exists():
             return None
-        shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-        return shown.stdout.strip() or None
+        result = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        return result.stdout.strip() or None
     except ProcessLookupError:
         return None
     fields = stat.rpartition(")")[2].split()

@@ -24,10 +24,10 @@ _LISTEN = "0A"
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
     """Return whether a server could listen on the port."""
-    return not obstacle(port, host)
+    return not bind_error(port, host)
 
 
-def obstacle(port: int, host: str = "127.0.0.1") -> str:
+def bind_error(port: int, host: str = "127.0.0.1") -> str:
     """Return why no server can listen on the port. The text is empty for a usable port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -46,21 +46,21 @@ def is_served_by(port: int, pids: Iterable[int]) -> bool:
 
     If the listener is unknown, as on systems other than Linux, the result is True.
     """
-    sockets = _listening(port)
-    return not sockets or any(not (held := _sockets(pid)) or held & sockets for pid in pids)
+    sockets = _listening_sockets(port)
+    return not sockets or any(not (owned := _process_sockets(pid)) or owned & sockets for pid in pids)
 
 
 def _listener(port: int) -> str:
-    sockets = _listening(port)
+    sockets = _listening_sockets(port)
     for entry in Path("/proc").glob("[0-9]*") if sockets else ():
-        if _sockets(int(entry.name)) & sockets:
+        if _process_sockets(int(entry.name)) & sockets:
             with contextlib.suppress(OSError):
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 return f"process {entry.name} ({command[:100]})"
     return "another process"
 
 
-def _listening(port: int) -> set[str]:
+def _listening_sockets(port: int) -> set[str]:
     sockets = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ def _listening(port: int) -> set[str]:
     return sockets
 
 
-def _sockets(pid: int) -> set[str]:
+def _process_sockets(pid: int) -> set[str]:
     sockets = set()
     with contextlib.suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fd"):
@@ -90,7 +90,7 @@ class Ports:
         self._path = path
         self._lock = threading.Lock()
         self._reserved = frozenset(reserved)
-        self._given: dict[str, int] = {}
+        self._assigned: dict[str, int] = {}
         self._ports: dict[str, int] = {}
         with contextlib.suppress(FileNotFoundError, ValueError):
             self._ports = {str(name): int(port) for name, port in json.loads(read_text(path)).items()}
@@ -105,23 +105,23 @@ class Ports:
             RuntimeError: no port is free, or another process listens on the reserved port.
         """
         with self._lock:
-            self._given[name] = port = self._choose(name, wanted)
+            self._assigned[name] = port = self._choose(name, wanted)
             if self._ports.get(name) != port:
-                others = {other: kept for other, kept in self._ports.items() if kept != port}
+                others = {other: number for other, number in self._ports.items() if number != port}
                 self._ports = {**others, name: port}
                 write_atomic(self._path, json.dumps(self._ports, indent=1, sort_keys=True))
             return port
 
     def _choose(self, name: str, wanted: int) -> int:
-        others = {port for other, port in self._given.items() if other != name}
+        others = {port for other, port in self._assigned.items() if other != name}
         if wanted in self._reserved and wanted not in others:
-            if why := obstacle(wanted):
-                raise RuntimeError(f"port {wanted} for {name}: {why}; stop it")
+            if error := bind_error(wanted):
+                raise RuntimeError(f"port {wanted} for {name}: {error}; stop it")
             return wanted
         taken = self._reserved | others
-        remembered = self._ports.get(name)
-        if remembered is not None and remembered not in taken and is_free(remembered):
-            return remembered
+        stored = self._ports.get(name)
+        if stored is not None and stored not in taken and is_free(stored):
+            return stored
         taken |= set(self._ports.values())
         candidates: Collection[int] = random.sample(range(_LOWEST, _HIGHEST), 200)
         if wanted:
@@ -134,6 +134,6 @@ class Ports:
     def forget(self, name: str) -> None:
         """Forget the port of a name."""
         with self._lock:
-            self._given.pop(name, None)
+            self._assigned.pop(name, None)
             if self._ports.pop(name, None) is not None:
                 write_atomic(self._path, json.dumps(self._ports, indent=1, sort_keys=True))

@@ -38,7 +38,7 @@ class ReplicaSpec:
 
 
 class Replica:
-    """A supervised replica. The caller of `tick` and `want` must hold the supervisor's lock."""
+    """A supervised replica. The caller of `tick` and `set_desired` must hold the supervisor's lock."""
 
     def __init__(self, child: Child, spec: ReplicaSpec) -> None:
         self._child = child
@@ -47,11 +47,11 @@ class Replica:
         self.restarts = 0
         self.last_exit: int | None = None
         self._ready_since: float | None = None
-        self._delay = FIRST_DELAY_SECONDS
+        self._restart_delay = FIRST_DELAY_SECONDS
         self._start_at = 0.0
         self._kill_at: float | None = None
-        self._seen_running = False
-        self._wanted: ReplicaSpec | None = spec
+        self._was_running = False
+        self._desired: ReplicaSpec | None = spec
         self._next_probe = 0.0
 
     @property
@@ -62,25 +62,25 @@ class Replica:
     @property
     def gone(self) -> bool:
         """Whether the replica is no longer wanted and its process has ended."""
-        return self._wanted is None and not self._child.running and not self._seen_running
+        return self._desired is None and not self._child.running and not self._was_running
 
     @property
     def current(self) -> bool:
         """Whether the process runs with the latest spec."""
-        return self._child.running and self._kill_at is None and self._wanted == self.spec
+        return self._child.running and self._kill_at is None and self._desired == self.spec
 
     @property
     def log_file(self) -> str:
         """The path of the log."""
         return str(self._child.log_file)
 
-    def want(self, spec: ReplicaSpec | None) -> bool:
+    def set_desired(self, spec: ReplicaSpec | None) -> bool:
         """Set the desired state (None stops the replica), and return whether the desired state has changed."""
-        news = spec != self._wanted
-        self._wanted = spec
-        if news:  # a new spec may fix earlier failures, so start without the restart delay
-            self._start_at, self._delay = 0.0, FIRST_DELAY_SECONDS
-        return news
+        changed = spec != self._desired
+        self._desired = spec
+        if changed:  # a new spec may fix earlier failures, so start without the restart delay
+            self._start_at, self._restart_delay = 0.0, FIRST_DELAY_SECONDS
+        return changed
 
     def tick(self, now: float) -> None:
         """Do the next step towards the desired state."""
@@ -88,18 +88,18 @@ class Replica:
             if self._kill_at is not None:
                 if now >= self._kill_at:
                     self._child.kill()
-            elif self._wanted != self.spec:
+            elif self._desired != self.spec:
                 self._child.terminate()
                 self.ready = False
                 self._kill_at = now + self.spec.command.grace_seconds
             return
-        if self._seen_running:
-            self._ended(now)
-        if self._wanted is not None and now >= self._start_at:
-            self.spec = self._wanted
+        if self._was_running:
+            self._handle_exit(now)
+        if self._desired is not None and now >= self._start_at:
+            self.spec = self._desired
             self._child.command = self.spec.command
             self._child.spawn()
-            self._seen_running = True
+            self._was_running = True
             self._next_probe = 0.0
 
     def probe(self, now: float) -> None:
@@ -119,31 +119,31 @@ class Replica:
 
     def close(self) -> None:
         """Stop the process, and wait until it has ended."""
-        self._wanted = None
+        self._desired = None
         self._child.stop()
         self.ready = False
 
     def terminate(self) -> None:
         """Ask the process to end without a restart, and do not wait."""
-        self._wanted = None
+        self._desired = None
         self._child.terminate()
 
-    def _ended(self, now: float) -> None:
-        asked = self._kill_at is not None
+    def _handle_exit(self, now: float) -> None:
+        requested = self._kill_at is not None
         self.last_exit = self._child.exit_code
-        useful = self._ready_since is not None and (
+        was_healthy = self._ready_since is not None and (
             self.last_exit == -signal.SIGKILL or now - self._ready_since >= HEALTHY_SECONDS
         )
-        self.ready, self._ready_since, self._kill_at, self._seen_running = False, None, None, False
+        self.ready, self._ready_since, self._kill_at, self._was_running = False, None, None, False
         self._child.pid_file.unlink(missing_ok=True)
-        if asked:
-            self._start_at, self._delay = now, FIRST_DELAY_SECONDS
+        if requested:
+            self._start_at, self._restart_delay = now, FIRST_DELAY_SECONDS
             return
         self.restarts += 1
-        if useful:
-            self._delay = FIRST_DELAY_SECONDS
-        self._start_at = now + self._delay
-        self._delay = min(self._delay * 2, MAX_DELAY_SECONDS)
+        if was_healthy:
+            self._restart_delay = FIRST_DELAY_SECONDS
+        self._start_at = now + self._restart_delay
+        self._restart_delay = min(self._restart_delay * 2, MAX_DELAY_SECONDS)
 
 
 def is_ready(port: int, path: str) -> bool:

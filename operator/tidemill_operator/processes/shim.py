@@ -29,11 +29,9 @@ def main(arguments: list[str]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
     if os.getppid() != int(parent):  # if the parent died before prctl(), the death signal never comes
         sys.exit(1)
-    for name in (
-        signal.SIGPIPE,
-        signal.SIGXFSZ,
-    ):  # Python ignores SIGPIPE and SIGXFSZ, and child programs inherit ignored signals
-        signal.signal(name, signal.SIG_DFL)
+    # Python ignores these two signals, and child programs inherit ignored signals
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
     os.execvp(command[0], command)  # noqa: S606
 
 

@@ -55,7 +55,7 @@ class Supervisor:
         for thread in self._threads:
             thread.start()
 
-    def want(self, name: str, spec: ReplicaSpec | None) -> bool:
+    def set_desired(self, name: str, spec: ReplicaSpec | None) -> bool:
         """Set the desired state of a replica, and return whether the desired state has changed.
 
         None stops the replica.
@@ -63,7 +63,7 @@ class Supervisor:
         with self._lock:
             replica = self._replicas.get(name)
             if replica is not None:
-                return replica.want(spec)
+                return replica.set_desired(spec)
             if spec is not None:
                 child = Child(spec.command, run_dir=self._data_dir / "run", log_dir=self._data_dir / "logs")
                 self._replicas[name] = Replica(child, spec)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-_MOST_LISTED = 16
+_MAX_LISTED = 16
 
 
 @dataclass(frozen=True)
@@ -28,27 +28,27 @@ class Rule:
     text: str
     at: str = ""
 
-    def rendered(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the rule in the CRD's format."""
-        made = {"rule": self.rule, "message": self.message, "messageExpression": self.text}
-        return made | ({"fieldPath": f".{self.at}"} if self.at else {})
+        rule = {"rule": self.rule, "message": self.message, "messageExpression": self.text}
+        return rule | ({"fieldPath": f".{self.at}"} if self.at else {})
 
 
-def say(template: str, *values: str) -> str:
+def format_expression(template: str, *values: str) -> str:
     """Return a CEL expression that formats a template with CEL values."""
     literal = template.replace("\\", "\\\\").replace("'", "\\'")
     # All items of a CEL list must have the same type, unless they are wrapped in `dyn`.
     return f"'{literal}'.format([{', '.join(f'dyn({value})' for value in values)}])"
 
 
-def known(names: str) -> str:
+def known_names(names: str) -> str:
     """Return a CEL expression that gives a text such as `; known are a, b`.
 
     Without names, or for more than 16 names, the text is empty.
     """
-    return f"({names} != [] && size({names}) <= {_MOST_LISTED} ? {say('; known are %s', names)} : '')"
+    return f"({names} != [] && size({names}) <= {_MAX_LISTED} ? {format_expression('; known are %s', names)} : '')"
 
 
-def first(items: str, wrong: str, text: str) -> str:
+def first_match(items: str, wrong: str, text: str) -> str:
     """Return a CEL expression: `text` for the first item `i` where `wrong` is true."""
     return f"{items}.map(i, {wrong}, {text})[0]"

@@ -10,7 +10,7 @@ import yaml
 
 from tidemill_contract.resource.spec import KIND, PipelineSpec
 from tidemill_operator.resource.rules import RULES
-from tidemill_operator.resource.schema import structural
+from tidemill_operator.resource.schema import structural_schema
 from tidemill_operator.resource.status_schema import STATUS
 
 GROUP, VERSION = "tidemill.dev", "v1alpha1"
@@ -38,7 +38,7 @@ COLUMNS: tuple[tuple[str, str, str, int, str], ...] = (
 
 def definition() -> dict[str, Any]:
     """Return the CustomResourceDefinition as a dict."""
-    spec = structural(PipelineSpec)
+    spec = structural_schema(PipelineSpec)
     # Kubernetes applies the default of `processor.replicas` only if `processor` exists, so `processor` gets a default.
     spec["properties"]["processor"]["default"] = {}
     schema: dict[str, Any] = {
@@ -56,7 +56,7 @@ def definition() -> dict[str, Any]:
     }
     for place, rules in RULES.items():
         target = _find(schema, place)
-        target["x-kubernetes-validations"] = [rule.rendered() for rule in rules]
+        target["x-kubernetes-validations"] = [rule.to_dict() for rule in rules]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from tidemill_contract.functions.registry import PARAMETERS
 from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
-from tidemill_operator.resource.cel import Rule, first, known, say
+from tidemill_operator.resource.cel import Rule, first_match, format_expression, known_names
 from tidemill_operator.resource.field_rules import FIELD, LOOKUP, LOOKUP_SOURCE, NOT_RESERVED, WRITTEN
 from tidemill_operator.resource.kinds import detector_rules, metric_rules, window_rules
 
 _DERIVES = "(has(self.transform) && has(self.transform.derive) ? self.transform.derive : [])"
 # CEL cannot join the columns of several lookups. If the spec has lookups, the operator checks references to fields.
-_UNLESS_JOINED = "has(self.lookups) ||"
+_UNLESS_LOOKUPS = "has(self.lookups) ||"
 _FIELDS = "self.fields.map(f, f.name)"
 _SYSTEM_COLUMNS = "[" + ", ".join(f"'{name}'" for name in SYSTEM_COLUMNS) + "]"
 _PARTITIONS = "self.source.topic.partitions"
@@ -27,17 +27,17 @@ def _with_names(quantifier: str, expression: str) -> str:
 
 
 def _first_unknown(items: str, wrong: str, template: str, *values: str) -> str:
-    text = say(f"{template} {_UNKNOWN}%s", *values, known("names"))
-    return _with_names("map", first(items, wrong, text)) + "[0]"
+    text = format_expression(f"{template} {_UNKNOWN}%s", *values, known_names("names"))
+    return _with_names("map", first_match(items, wrong, text)) + "[0]"
 
 
 # The settings of a metric that take the name of a field.
-_NAMING = ("field", *(parameter.alias for parameter in PARAMETERS.values() if parameter.takes is not None))
+_NAMING = ("field", *(parameter.alias for parameter in PARAMETERS.values() if parameter.field_types is not None))
 _FIELDS_ARE_THERE = " && ".join(f"(!has(m.{name}) || m.{name} in names)" for name in _NAMING)
 
 
 def _wrong_field() -> str:
-    texts = [say(f"{name} %s of metric %s", f"m.{name}", "m.name") for name in _NAMING]
+    texts = [format_expression(f"{name} %s of metric %s", f"m.{name}", "m.name") for name in _NAMING]
     tests = [f"has(m.{name}) && !(m.{name} in names) ? {text} : " for name, text in zip(_NAMING, texts, strict=True)]
     return "".join(tests[:-1]) + texts[-1]
 
@@ -46,7 +46,7 @@ _RESOURCE = (
     Rule(
         "size(self.metadata.name) <= 40",
         "metadata.name must have at most 40 characters",
-        say(
+        format_expression(
             "the name %s with %d characters is too long for Kafka and Postgres; write at most 40",
             "self.metadata.name",
             "size(self.metadata.name)",
@@ -56,7 +56,9 @@ _RESOURCE = (
     Rule(
         "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
         "metadata.name must consist of a-z, 0-9 and -, with a letter or digit first and last",
-        say("the name %s must consist of a-z, 0-9 and -, with a letter or digit first and last", "self.metadata.name"),
+        format_expression(
+            "the name %s must consist of a-z, 0-9 and -, with a letter or digit first and last", "self.metadata.name"
+        ),
         "metadata.name",
     ),
 )
@@ -68,7 +70,9 @@ _CHANGES = (
         " (has(self.source.topics) && oldSelf.source.topic.name in self.source.topics) ||"
         " has(self.source.topicPattern)",
         "source.topic.name cannot change once it is set; make a new pipeline",
-        say("the name cannot change; write %s again, or make a new pipeline", "oldSelf.source.topic.name"),
+        format_expression(
+            "the name cannot change; write %s again, or make a new pipeline", "oldSelf.source.topic.name"
+        ),
         "source.topic.name",
     ),
     Rule(
@@ -76,7 +80,9 @@ _CHANGES = (
         f" has({_PARTITIONS}) && {_PARTITIONS} >= oldSelf.source.topic.partitions) || has(self.source.topics)"
         " || has(self.source.topicPattern)",
         "source.topic.partitions can grow, but not be reduced or removed",
-        say("partitions can grow, but not be reduced or removed; write %d or more", "oldSelf.source.topic.partitions"),
+        format_expression(
+            "partitions can grow, but not be reduced or removed; write %d or more", "oldSelf.source.topic.partitions"
+        ),
         "source.topic.partitions",
     ),
     Rule(
@@ -98,7 +104,7 @@ _CHANGES = (
         " self.source.key == oldSelf.source.key)",
         "source.key cannot change; make a new pipeline",
         "has(oldSelf.source.key) ? "
-        + say("the key cannot change; write the old key %s, or make a new pipeline", "oldSelf.source.key")
+        + format_expression("the key cannot change; write the old key %s, or make a new pipeline", "oldSelf.source.key")
         + " : 'a key cannot be added; remove key, or make a new pipeline'",
         "source.key",
     ),
@@ -109,7 +115,7 @@ _REFERENCES = (
         "!self.source.fields.exists(f, f.type == 'json') || (has(self.events) && has(self.events.store) &&"
         " self.events.store)",
         "fields of type json need events.store: true",
-        say(
+        format_expression(
             "field %s of type json is stored only with raw events; set events.store: true, or remove the field",
             "self.source.fields.map(f, f.type == 'json', f.name)[0]",
         ),
@@ -118,15 +124,15 @@ _REFERENCES = (
     Rule(
         f"{_DERIVES}.all(d, !self.source.fields.exists(f, f.name == d.name))",
         "a derive is named like a field; rename the derive",
-        first(
+        first_match(
             "self.transform.derive",
             "self.source.fields.exists(f, f.name == i.name)",
-            say("derive %s is named like a field; rename the derive", "i.name"),
+            format_expression("derive %s is named like a field; rename the derive", "i.name"),
         ),
         "transform.derive",
     ),
     Rule(
-        f"{_UNLESS_JOINED} self.aggregations.all(a, !has(a.groupBy) || a.groupBy.all(g,"
+        f"{_UNLESS_LOOKUPS} self.aggregations.all(a, !has(a.groupBy) || a.groupBy.all(g,"
         " self.source.fields.exists(f, f.name == g)"
         f" || {_DERIVES}.exists(d, d.name == g)))",
         f"a groupBy column {_UNKNOWN}",
@@ -140,7 +146,7 @@ _REFERENCES = (
         "aggregations",
     ),
     Rule(
-        f"{_UNLESS_JOINED} " + _with_names("all", f"self.aggregations.all(a, a.metrics.all(m, {_FIELDS_ARE_THERE}))"),
+        f"{_UNLESS_LOOKUPS} " + _with_names("all", f"self.aggregations.all(a, a.metrics.all(m, {_FIELDS_ARE_THERE}))"),
         f"a metric's field {_UNKNOWN}",
         _first_unknown(
             "self.aggregations",
@@ -157,11 +163,11 @@ _ANOMALIES = (
     Rule(
         f"!has(self.anomalies) || self.anomalies.all(i, !has(i.aggregation) || !has(i.metric) || {_METRIC_IS_THERE})",
         "an anomaly rule names an aggregation or metric that does not exist",
-        first(
+        first_match(
             "self.anomalies",
             f"has(i.aggregation) && has(i.metric) && !{_METRIC_IS_THERE}",
             "self.aggregations.exists(a, a.name == i.aggregation) ? "
-            + say(
+            + format_expression(
                 "anomaly rule %s: aggregation %s has no metric %s; known are %s",
                 "i.name",
                 "i.aggregation",
@@ -169,7 +175,7 @@ _ANOMALIES = (
                 "self.aggregations.map(a, a.name == i.aggregation, a.metrics.map(m, m.name))[0]",
             )
             + " : "
-            + say(
+            + format_expression(
                 "anomaly rule %s: there is no aggregation %s; known are %s",
                 "i.name",
                 "i.aggregation",
@@ -179,7 +185,7 @@ _ANOMALIES = (
         "anomalies",
     ),
     Rule(
-        f"{_UNLESS_JOINED} !has(self.anomalies) || "
+        f"{_UNLESS_LOOKUPS} !has(self.anomalies) || "
         + _with_names(
             "all",
             "self.anomalies.all(x, (!has(x.field) || x.field in names)"
@@ -192,9 +198,9 @@ _ANOMALIES = (
             "anomaly rule %s: %s",
             "i.name",
             "has(i.field) && !(i.field in names) ? "
-            + say("field %s", "i.field")
+            + format_expression("field %s", "i.field")
             + " : "
-            + say("groupBy column %s", "i.groupBy.map(g, !(g in names), g)[0]"),
+            + format_expression("groupBy column %s", "i.groupBy.map(g, !(g in names), g)[0]"),
         ),
         "anomalies",
     ),
@@ -208,7 +214,7 @@ _REPLICAS = Rule(
     f" self.processor.scaling.minReplicas <= {_PARTITIONS})) : (!has(self.processor.replicas) ||"
     f" self.processor.replicas <= {_PARTITIONS}))",
     "more replicas than source.topic.partitions; a replica without a partition idles",
-    say(
+    format_expression(
         "more replicas than partitions; write at most %d replicas, or raise source.topic.partitions",
         _PARTITIONS,
     ),
@@ -225,7 +231,9 @@ _SOURCE = (
     Rule(
         "!has(self.key) || self.fields.exists(f, f.name == self.key)",
         "key is not in fields",
-        say("key %s is not in fields; a derived field cannot be the key%s", "self.key", known(_FIELDS)),
+        format_expression(
+            "key %s is not in fields; a derived field cannot be the key%s", "self.key", known_names(_FIELDS)
+        ),
         "key",
     ),
     Rule(
@@ -233,11 +241,11 @@ _SOURCE = (
         " self.fields.exists(f, f.name == self.eventTime.field && f.type == 'timestamp')",
         "eventTime.field must be one of fields, with type timestamp",
         "self.fields.exists(f, f.name == self.eventTime.field) ? "
-        + say(
+        + format_expression(
             "field %s is not of type timestamp; give the field this type, or use another field", "self.eventTime.field"
         )
         + " : "
-        + say("%s is not in fields%s", "self.eventTime.field", known(_FIELDS)),
+        + format_expression("%s is not in fields%s", "self.eventTime.field", known_names(_FIELDS)),
         "eventTime.field",
     ),
 )
@@ -247,7 +255,7 @@ _AGGREGATION = (
     Rule(
         "!has(self.groupBy) || self.metrics.all(m, !(m.name in self.groupBy))",
         "a metric is named like a group column; rename the metric",
-        say(
+        format_expression(
             "aggregation %s: metric %s is named like a group column; rename the metric",
             "self.name",
             "self.metrics.map(m, m.name in self.groupBy, m.name)[0]",
@@ -258,7 +266,7 @@ _AGGREGATION = (
         f"!has(self.groupBy) || !self.groupBy.exists(g, g in {_SYSTEM_COLUMNS})",
         f"a group column cannot be called {', '.join(SYSTEM_COLUMNS)}: every Postgres table has these system columns;"
         " derive the column under another name",
-        say(
+        format_expression(
             "aggregation %s: every Postgres table has a system column %s; derive the column under another name",
             "self.name",
             f"self.groupBy.map(g, g in {_SYSTEM_COLUMNS}, g)[0]",
@@ -279,30 +287,32 @@ _ANOMALY = (
         "has(self.metric) != has(self.field)",
         "an anomaly rule watches either a metric or a field",
         "has(self.metric) ? "
-        + say(
+        + format_expression(
             "anomaly rule %s watches metric %s and field %s; remove metric or field",
             "self.name",
             "self.metric",
             "self.field",
         )
         + " : "
-        + say("anomaly rule %s watches nothing; add aggregation and metric, or field", "self.name"),
+        + format_expression("anomaly rule %s watches nothing; add aggregation and metric, or field", "self.name"),
     ),
     Rule(
         "has(self.metric) == has(self.aggregation)",
         "metric and aggregation must be set together; groupBy belongs to a rule with field",
         "has(self.metric) ? "
-        + say("anomaly rule %s: metric %s needs an aggregation; add aggregation: NAME", "self.name", "self.metric")
+        + format_expression(
+            "anomaly rule %s: metric %s needs an aggregation; add aggregation: NAME", "self.name", "self.metric"
+        )
         + " : "
         + "(has(self.field) ? "
-        + say(
+        + format_expression(
             "anomaly rule %s: a rule with field cannot have aggregation %s; remove aggregation, and use groupBy for"
             " groups",
             "self.name",
             "self.aggregation",
         )
         + " : "
-        + say(
+        + format_expression(
             "anomaly rule %s: aggregation %s needs a metric; add metric",
             "self.name",
             "self.aggregation",
@@ -313,7 +323,7 @@ _ANOMALY = (
     Rule(
         "!has(self.groupBy) || size(self.groupBy) == 0 || has(self.field)",
         "only an anomaly rule with field may have groupBy",
-        say(
+        format_expression(
             "anomaly rule %s: only a rule with field may have groupBy; remove groupBy",
             "self.name",
         ),
@@ -326,7 +336,7 @@ _SCALING = (
     Rule(
         "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
         "minReplicas must not be more than maxReplicas",
-        say(
+        format_expression(
             "%d is more than maxReplicas %d; lower minReplicas, or raise maxReplicas",
             "self.minReplicas",
             "self.maxReplicas",
@@ -359,7 +369,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "!has(self.scaling) || !has(oldSelf.scaling) || self.replicas == oldSelf.replicas",
             "replicas cannot change while scaling is set; change scaling, or remove scaling first",
-            say(
+            format_expression(
                 "replicas cannot change while scaling is set; set replicas to %d and change scaling, or remove scaling"
                 " first",
                 "oldSelf.replicas",

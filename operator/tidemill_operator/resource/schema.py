@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tidemill_contract import duration
 
-_KEPT = (
+_COPIED_MEMBERS = (
     "type",
     "description",
     "default",
@@ -31,7 +31,7 @@ _ANY_VALUE = "x-kubernetes-preserve-unknown-fields"
 """Marks a member that accepts several types. Kubernetes does not allow `anyOf` for this purpose."""
 
 
-def structural(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:
+def structural_schema(model: type[BaseModel], *, list_defaults: bool = False) -> dict[str, Any]:
     """Return the OpenAPI schema of a model.
 
     Args:
@@ -50,7 +50,7 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
     raw = _resolve(raw, defs)
     if _ANY_VALUE in raw:
         return {"description": raw["description"], _ANY_VALUE: True}
-    out: dict[str, Any] = {key: raw[key] for key in _KEPT if key in raw}
+    out: dict[str, Any] = {key: raw[key] for key in _COPIED_MEMBERS if key in raw}
     if out.get("default", ...) is None or drop:
         out.pop("default", None)
     if "const" in raw:
@@ -67,19 +67,19 @@ def _convert(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str, *, drop
             if not out["required"]:
                 del out["required"]
         case "object":
-            _bounded(out, "maxProperties", path)
+            _require_bound(out, "maxProperties", path)
             out["additionalProperties"] = _convert(
                 raw["additionalProperties"], defs, f"{path}.*", drop=drop is not None
             )
         case "array":
-            _bounded(out, "maxItems", path)
+            _require_bound(out, "maxItems", path)
             out["items"] = _convert(raw["items"], defs, f"{path}[]", drop=drop is not None)
             out |= _list_type(out["items"])
         case "string" if "enum" not in out:
             # Pydantic's JSON schema lacks the check of durations, so add the pattern of a duration.
             if out.get("maxLength") == duration.MAX_LENGTH and "pattern" not in out:
                 out["pattern"] = duration.PATTERN
-            _bounded(out, "maxLength", path)
+            _require_bound(out, "maxLength", path)
         case "integer":
             out["format"] = "int64"
         case "string" | "number" | "boolean":
@@ -99,7 +99,7 @@ def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str, Any]:
     return dict(raw)
 
 
-def _bounded(schema: Mapping[str, Any], bound: str, path: str) -> None:
+def _require_bound(schema: Mapping[str, Any], bound: str, path: str) -> None:
     if bound not in schema:
         raise ValueError(f"{path} has no {bound}: give the field a max_length in the model")
 

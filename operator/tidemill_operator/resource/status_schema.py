@@ -9,7 +9,7 @@ def _text(description: str, longest: int = 256, **more: Any) -> dict[str, Any]:
     return {"type": "string", "description": description, "maxLength": longest, **more}
 
 
-def _whole(description: str, **more: Any) -> dict[str, Any]:
+def _integer(description: str, **more: Any) -> dict[str, Any]:
     return {"type": "integer", "format": "int64", "description": description, **more}
 
 
@@ -22,7 +22,7 @@ def _object(description: str, properties: dict[str, Any], required: tuple[str, .
     return schema | ({"required": list(required)} if required else {})
 
 
-def _by(key: str, description: str, most: int, item: dict[str, Any]) -> dict[str, Any]:
+def _list_by_key(key: str, description: str, most: int, item: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "array",
         "description": description,
@@ -38,10 +38,10 @@ def _scaling(description: str) -> dict[str, Any]:
         description,
         {
             "mode": _text("lag or external.", 16),
-            "current": _whole("Number of replicas at the time of the decision."),
-            "desired": _whole("Number of replicas that scaling has chosen."),
-            "need": _whole("Number of replicas that the load requires, before any limit."),
-            "lag": _whole("Number of unprocessed events."),
+            "current": _integer("Number of replicas at the time of the decision."),
+            "desired": _integer("Number of replicas that scaling has chosen."),
+            "need": _integer("Number of replicas that the load requires, before any limit."),
+            "lag": _integer("Number of unprocessed events."),
             "rate": {"type": "number", "description": "Arriving events per second."},
             "ratePerReplica": {"type": "number", "description": "Measured events per second of one busy replica."},
             "reason": _text("The reason, as one CamelCase word.", 64),
@@ -66,7 +66,7 @@ CONDITION = _object(
         "reason": _text("The reason, as one CamelCase word.", 128),
         "message": _text("An explanation of the reason.", 4096),
         "lastTransitionTime": _time("When status last changed."),
-        "observedGeneration": _whole("The generation of the spec that the condition is about."),
+        "observedGeneration": _integer("The generation of the spec that the condition is about."),
     },
     ("type", "status", "reason", "lastTransitionTime"),
 )
@@ -74,13 +74,13 @@ CONDITION = _object(
 STATUS = _object(
     "The observed state, which only the operator writes.",
     {
-        "observedGeneration": _whole("The generation of the spec that was last reconciled."),
-        "conditions": _by("type", "The conditions of the pipeline.", 24, CONDITION),
+        "observedGeneration": _integer("The generation of the spec that was last reconciled."),
+        "conditions": _list_by_key("type", "The conditions of the pipeline.", 24, CONDITION),
         "endpoints": _object(
             "Base addresses.",
             {"ingest": _text("URL for sending events.", 512), "api": _text("URL for queries.", 512)},
         ),
-        "topics": _by(
+        "topics": _list_by_key(
             "name",
             "Kafka topics, as observed.",
             16,
@@ -89,8 +89,8 @@ STATUS = _object(
                 {
                     "name": _text("The topic's name.", 249),
                     "id": _text("Kafka's id of the topic, which changes if the topic is created again.", 64),
-                    "partitions": _whole("Partitions."),
-                    "replicationFactor": _whole("Copies of each partition."),
+                    "partitions": _integer("Partitions."),
+                    "replicationFactor": _integer("Copies of each partition."),
                     "managed": {"type": "boolean", "description": "Whether the operator may alter the topic."},
                     "kafka": _object(
                         "The Kafka cluster of the topic; absent for the platform's cluster.",
@@ -104,7 +104,7 @@ STATUS = _object(
                     "replicasChange": _object(
                         "The change of the topic's replicas that is under way.",
                         {
-                            "targetReplicas": _whole("Number of copies that each partition will have."),
+                            "targetReplicas": _integer("Number of copies that each partition will have."),
                             "state": _text(
                                 "`pending` if the change cannot begin yet, or `ongoing` while replicas move.", 16
                             ),
@@ -128,7 +128,7 @@ STATUS = _object(
             },
         ),
         "schema": _text("The Postgres schema.", 63),
-        "aggregations": _by(
+        "aggregations": _list_by_key(
             "name",
             "Aggregations in force.",
             32,
@@ -136,13 +136,13 @@ STATUS = _object(
                 "An aggregation.",
                 {
                     "name": _text("The aggregation's name.", 41),
-                    "version": _whole("The version from which the API answers queries."),
+                    "version": _integer("The version from which the API answers queries."),
                     "closedUntil": _time("Windows that end by this time are final."),
                 },
                 ("name",),
             ),
         ),
-        "connectors": _by(
+        "connectors": _list_by_key(
             "name",
             "Connectors, as Kafka Connect reports them.",
             16,
@@ -152,14 +152,14 @@ STATUS = _object(
                     "name": _text("Name of the connector in the spec.", 41),
                     "state": _text("RUNNING, PAUSED, STOPPED, FAILED, UNASSIGNED or RESTARTING.", 32),
                     "message": _text("The error of a failed connector.", 1024),
-                    "tasks": _by(
+                    "tasks": _list_by_key(
                         "id",
                         "Tasks of the connector.",
                         64,
                         _object(
                             "A task.",
                             {
-                                "id": _whole("The task's number."),
+                                "id": _integer("The task's number."),
                                 "state": _text("The task's state, such as RUNNING or FAILED.", 32),
                             },
                             ("id",),
@@ -180,9 +180,9 @@ STATUS = _object(
                     "maxProperties": 32,
                     "additionalProperties": {"type": "integer", "format": "int64"},
                 },
-                "processed": _whole("Events that the replay has counted."),
-                "left": _whole("Events that the replay still has to count."),
-                "partitionsHandedOver": _whole(
+                "processed": _integer("Events that the replay has counted."),
+                "left": _integer("Events that the replay still has to count."),
+                "partitionsHandedOver": _integer(
                     "Number of partitions in which the live processors have taken over from the replay."
                 ),
                 "missed": _text(
@@ -193,18 +193,18 @@ STATUS = _object(
         ),
         "scaling": _scaling("The last decision about the number of processors."),
         "stageScaling": _scaling("The last decision about the number of processes of the Python stage."),
-        "replicas": _whole("Number of running processors, for the scale subresource."),
-        "stageReplicas": _whole("Number of running processes of the Python stage; absent without a stage."),
+        "replicas": _integer("Number of running processors, for the scale subresource."),
+        "stageReplicas": _integer("Number of running processes of the Python stage; absent without a stage."),
         "selector": _text("Label selector of the processors, for the scale subresource.", 512),
-        "lag": _whole("Unprocessed events in the topic, rounded to two significant digits."),
-        "lagSeconds": _whole(
+        "lag": _integer("Unprocessed events in the topic, rounded to two significant digits."),
+        "lagSeconds": _integer(
             "Seconds since the arrival of the oldest unprocessed event. Rounded up to 1, 2, 5, 10, 20 and so on."
         ),
-        "stageLag": _whole(
+        "stageLag": _integer(
             "Events in the source topic not yet processed by the Python stage. Rounded to two significant digits. "
             "Included in lag, and absent without a stage."
         ),
-        "stageLagSeconds": _whole(
+        "stageLagSeconds": _integer(
             "Seconds since the arrival of the oldest event not yet processed by the Python stage. Rounded up "
             "to 1, 2, 5, 10, 20 and so on."
         ),
@@ -214,7 +214,7 @@ STATUS = _object(
             16,
         ),
         "freshnessSeconds": {"type": "number", "description": "Freshness in seconds."},
-        "watermarkAgeSeconds": _whole(
+        "watermarkAgeSeconds": _integer(
             "Seconds by which the watermark is behind the wall clock. Rounded up to 1, 2, 5, 10, 20 and so on."
         ),
         "figuresAt": _time(

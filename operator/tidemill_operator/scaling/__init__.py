@@ -2,13 +2,13 @@
 
 from tidemill_operator.scaling.decide import decide
 from tidemill_operator.scaling.explain import explain, scaling_status
-from tidemill_operator.scaling.model import Decision, Figures, PartitionFigures, ScalingReason, Settings
+from tidemill_operator.scaling.model import Decision, PartitionFigures, ScalingFigures, ScalingReason, Settings
 from tidemill_operator.scaling.state import State
 
 __all__ = [
     "Decision",
-    "Figures",
     "PartitionFigures",
+    "ScalingFigures",
     "ScalingReason",
     "Settings",
     "State",

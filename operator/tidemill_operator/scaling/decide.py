@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from tidemill_operator.scaling.explain import EXTERNAL_LINES, Bounds, reckoning
-from tidemill_operator.scaling.measure import observe
-from tidemill_operator.scaling.model import Decision, Figures, Load, Need, ScalingReason, Settings
-from tidemill_operator.scaling.need import ROOMY_BAND, aligned, fits, need, rise_seconds, stepped
+from tidemill_operator.scaling.explain import EXTERNAL_LINES, Bounds, calculation_lines
+from tidemill_operator.scaling.measure import add_poll
+from tidemill_operator.scaling.model import Decision, Load, Need, ScalingFigures, ScalingReason, Settings
+from tidemill_operator.scaling.need import ROOMY_BAND, compute_need, fits, fitting_replicas, limited_step, rise_seconds
 from tidemill_operator.scaling.state import MAX_DECISIONS, Record, State
 
 MAX_PATIENCE = 4
@@ -20,7 +20,7 @@ class _Poll:
 
     settings: Settings
     state: State
-    figures: Figures
+    figures: ScalingFigures
     load: Load
     need: Need
     current: int
@@ -34,20 +34,20 @@ class _Poll:
         return len(self.figures.partitions)
 
     @property
-    def cap(self) -> str:
+    def ceiling_name(self) -> str:
         return "maxReplicas" if self.ceiling < self.partitions else "partitions"
 
     @cached_property
-    def spareable(self) -> tuple[int, float]:
+    def removal_plan(self) -> tuple[int, float]:
         """Return the number of replicas to keep, and the seconds to wait before removing the others."""
         waits = [
-            _wait(self.settings, self.state, current=self.current, spared=spared)
-            for spared in range(self.current - self.target, 0, -1)
+            _removal_wait(self.settings, self.state, current=self.current, removed=removed)
+            for removed in range(self.current - self.target, 0, -1)
         ]
-        for left, seconds in enumerate(waits, start=self.target):
-            most = _most(self, seconds)
-            if most <= left:
-                return most, seconds
+        for kept, seconds in enumerate(waits, start=self.target):
+            recent_max = _max_recent_target(self, seconds)
+            if recent_max <= kept:
+                return recent_max, seconds
         return self.current, next(iter(waits), 0.0)
 
 
@@ -59,7 +59,7 @@ class _Choice:
 
 
 def decide(
-    settings: Settings, state: State, figures: Figures | None, *, current: int, now: float
+    settings: Settings, state: State, figures: ScalingFigures | None, *, current: int, now: float
 ) -> tuple[Decision, State]:
     """Decide on the number of replicas, and return the decision and the next state.
 
@@ -69,29 +69,29 @@ def decide(
     if settings.mode == "external":
         return Decision(now, current, current, current, ScalingReason.EXTERNAL, lines=EXTERNAL_LINES), state
     if figures is None or not figures.partitions:
-        return _blind(settings, state, current=current, now=now)
-    state, load = observe(settings, state, figures, current=current, now=now)
+        return _decide_without_figures(settings, state, current=current, now=now)
+    state, load = add_poll(settings, state, figures, current=current, now=now)
     partitions = len(figures.partitions)
     ceiling = settings.ceiling(partitions)
     floor = min(settings.floor, ceiling)
-    wanted = need(settings, load, current=current)
-    target = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions)
-    if target > current >= floor and fits(wanted, current):
+    need = compute_need(settings, load, current=current)
+    target = fitting_replicas(need, floor=floor, ceiling=ceiling, partitions=partitions)
+    if target > current >= floor and fits(need, current):
         target = current
     elif target > current:
         # If the load rises, add enough replicas for the load that is expected soon.
-        risen = need(settings, load.risen(rise_seconds(settings)), current=current)
-        target = max(target, aligned(risen, floor=floor, ceiling=ceiling, partitions=partitions))
+        expected_need = compute_need(settings, load.extrapolated(rise_seconds(settings)), current=current)
+        target = max(target, fitting_replicas(expected_need, floor=floor, ceiling=ceiling, partitions=partitions))
     elif target < current:
         # Remove fewer replicas than possible, so that small rises of the load do not add replicas again.
-        roomy = aligned(wanted, floor=floor, ceiling=ceiling, partitions=partitions, band=ROOMY_BAND)
+        roomy = fitting_replicas(need, floor=floor, ceiling=ceiling, partitions=partitions, band=ROOMY_BAND)
         target = max(target, min(roomy, current))
-    state = _recommend(settings, state, target, current=current, now=now)
-    poll = _Poll(settings, state, figures, load, wanted, current, floor, ceiling, target, now)
+    state = _record_target(settings, state, target, current=current, now=now)
+    poll = _Poll(settings, state, figures, load, need, current, floor, ceiling, target, now)
     return _finish(poll, _choose(poll))
 
 
-def _blind(settings: Settings, state: State, *, current: int, now: float) -> tuple[Decision, State]:
+def _decide_without_figures(settings: Settings, state: State, *, current: int, now: float) -> tuple[Decision, State]:
     """Decide without figures: keep the number of replicas, but at most maxReplicas."""
     failed = state.failed_polls + 1
     state = replace(state, failed_polls=failed)
@@ -104,17 +104,17 @@ def _blind(settings: Settings, state: State, *, current: int, now: float) -> tup
         ScalingReason.FIGURES_MISSING,
         lines=(f"figures could not be read {failed} times in a row; the number of replicas does not change",),
     )
-    return decision, _noted(state, decision)
+    return decision, _record_decision(state, decision)
 
 
-def _recommend(settings: Settings, state: State, target: int, *, current: int, now: float) -> State:
-    longest = _wait(settings, state, current=current, spared=1)
+def _record_target(settings: Settings, state: State, target: int, *, current: int, now: float) -> State:
+    longest = _removal_wait(settings, state, current=current, removed=1)
     oldest = now - longest - settings.scale_down_stabilization_seconds
-    kept = tuple((at, replicas) for at, replicas in state.wanted if at > oldest and replicas > target)
-    return replace(state, wanted=(*kept, (now, target)))
+    higher_targets = tuple((at, replicas) for at, replicas in state.wanted if at > oldest and replicas > target)
+    return replace(state, wanted=(*higher_targets, (now, target)))
 
 
-def _most(poll: _Poll, seconds: float) -> int:
+def _max_recent_target(poll: _Poll, seconds: float) -> int:
     return next((replicas for at, replicas in poll.state.wanted if at > poll.now - seconds), poll.target)
 
 
@@ -122,16 +122,16 @@ def _choose(poll: _Poll) -> _Choice:
     if poll.current == 0:
         return _from_zero(poll)
     if poll.current > poll.ceiling:
-        return _Choice(poll.ceiling, ScalingReason.SCALED_DOWN, poll.cap)
+        return _Choice(poll.ceiling, ScalingReason.SCALED_DOWN, poll.ceiling_name)
     if poll.current < poll.floor:
         return _Choice(poll.floor, ScalingReason.SCALED_UP, "minReplicas")
-    if _idle(poll):
-        return _held(poll) or _Choice(0, ScalingReason.SCALED_TO_ZERO)
+    if _is_idle(poll):
+        return _hold_for_rollout(poll) or _Choice(0, ScalingReason.SCALED_TO_ZERO)
     if poll.target > poll.current:
-        return _up(poll)
+        return _scale_up(poll)
     if poll.target < poll.current:
-        return _down(poll)
-    return _stay(poll)
+        return _scale_down(poll)
+    return _keep_replicas(poll)
 
 
 def _from_zero(poll: _Poll) -> _Choice:
@@ -142,60 +142,65 @@ def _from_zero(poll: _Poll) -> _Choice:
     return _Choice(0, ScalingReason.SCALED_TO_ZERO)
 
 
-def _idle(poll: _Poll) -> bool:
+def _is_idle(poll: _Poll) -> bool:
     after, since = poll.settings.scale_to_zero_after_seconds, poll.state.idle_since
     return after is not None and since is not None and poll.now - since >= after
 
 
-def _up(poll: _Poll) -> _Choice:
+def _scale_up(poll: _Poll) -> _Choice:
     settings, changed = poll.settings, poll.state.changed_at
-    if poll.figures.waits:  # more replicas do not help a Python stage that waits for a user's correction
+    if poll.figures.stage_waits:  # more replicas do not help a Python stage that waits for a user's correction
         return _Choice(poll.current, ScalingReason.STAGE_WAITS, "stage")
-    held = _held(poll)
-    if held is None and poll.figures.database_saturated:
-        held = _Choice(poll.current, ScalingReason.DATABASE_SATURATED, "database")
-    if held is not None:
-        return held
+    hold = _hold_for_rollout(poll)
+    if hold is None and poll.figures.database_saturated:
+        hold = _Choice(poll.current, ScalingReason.DATABASE_SATURATED, "database")
+    if hold is not None:
+        return hold
     if changed is not None and poll.now - changed < settings.scale_up_cooldown_seconds:
         return _Choice(poll.current, ScalingReason.COOLDOWN, "scaleUpCooldown")
     desired = _step(poll, poll.target)
     if desired < poll.target:
         return _Choice(desired, ScalingReason.STEP_LIMITED, "maxStepUp")
-    return _Choice(desired, ScalingReason.SCALED_UP, _limit(poll))
+    return _Choice(desired, ScalingReason.SCALED_UP, _limit_name(poll))
 
 
-def _down(poll: _Poll) -> _Choice:
+def _scale_down(poll: _Poll) -> _Choice:
     since = poll.state.watched_since
-    most, seconds = poll.spareable
-    watched = since is not None and poll.now - since >= seconds
-    if most >= poll.current or not watched or not _settled(poll) or _goes_on_falling(poll, most, seconds):
+    to_keep, seconds = poll.removal_plan
+    observed_long_enough = since is not None and poll.now - since >= seconds
+    if (
+        to_keep >= poll.current
+        or not observed_long_enough
+        or not _is_settled(poll)
+        or _still_falling(poll, to_keep, seconds)
+    ):
         return _Choice(poll.current, ScalingReason.STABILIZING, "scaleDownStabilization")
-    held = _held(poll)
-    if held is not None:
-        return held
-    desired = _step(poll, most)
-    if desired > most:
+    hold = _hold_for_rollout(poll)
+    if hold is not None:
+        return hold
+    desired = _step(poll, to_keep)
+    if desired > to_keep:
         return _Choice(desired, ScalingReason.STEP_LIMITED, "maxStepDown")
     return _Choice(
-        desired, ScalingReason.SCALED_DOWN, "minReplicas" if max(1, poll.need.useful) < most == poll.floor else ""
+        desired, ScalingReason.SCALED_DOWN, "minReplicas" if max(1, poll.need.useful) < to_keep == poll.floor else ""
     )
 
 
-def _goes_on_falling(poll: _Poll, most: int, wait: float) -> bool:
+def _still_falling(poll: _Poll, to_keep: int, wait: float) -> bool:
     """Return True if the load still falls.
 
     The caller then waits, so that one later removal replaces two removals.
     """
-    further = poll.settings.scale_down_stabilization_seconds
-    return _most(poll, wait - further) < most and _most(poll, wait + further) >= poll.current
+    period = poll.settings.scale_down_stabilization_seconds
+    return _max_recent_target(poll, wait - period) < to_keep and _max_recent_target(poll, wait + period) >= poll.current
 
 
-def _settled(poll: _Poll) -> bool:
+def _is_settled(poll: _Poll) -> bool:
     changed = poll.state.changed_at
     return changed is None or poll.now - changed >= poll.settings.lookback_seconds
 
 
-def _held(poll: _Poll) -> _Choice | None:
+def _hold_for_rollout(poll: _Poll) -> _Choice | None:
     """Return a decision that waits for the end of a rollout or rebalance. A change would start another rebalance."""
     if poll.figures.rolling_out:
         return _Choice(poll.current, ScalingReason.ROLLOUT_IN_PROGRESS, "rollout")
@@ -206,11 +211,13 @@ def _held(poll: _Poll) -> _Choice | None:
 
 def _step(poll: _Poll, target: int) -> int:
     settings, partitions = poll.settings, poll.partitions
-    return stepped(poll.current, target, up=settings.max_step_up, down=settings.max_step_down, partitions=partitions)
+    return limited_step(
+        poll.current, target, up=settings.max_step_up, down=settings.max_step_down, partitions=partitions
+    )
 
 
-def _stay(poll: _Poll) -> _Choice:
-    limit = _limit(poll)
+def _keep_replicas(poll: _Poll) -> _Choice:
+    limit = _limit_name(poll)
     if limit == "partitions":
         return _Choice(poll.current, ScalingReason.LIMITED_BY_PARTITIONS, limit)
     if limit and not fits(poll.need, poll.current):
@@ -220,22 +227,22 @@ def _stay(poll: _Poll) -> _Choice:
     return _Choice(poll.current, ScalingReason.WITHIN_TARGET)
 
 
-def _limit(poll: _Poll) -> str:
+def _limit_name(poll: _Poll) -> str:
     if poll.need.useful > poll.ceiling:
         return "maxReplicas"
-    return "partitions" if poll.need.hot else ""
+    return "partitions" if poll.need.has_hot_partition else ""
 
 
 def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
-    most, waits = poll.spareable
+    to_keep, wait_seconds = poll.removal_plan
     bounds = Bounds(
         floor=poll.floor,
         ceiling=poll.ceiling,
         partitions=poll.partitions,
         current=poll.current,
         target=poll.target,
-        most=most if poll.target < poll.current else poll.target,
-        wait_seconds=waits,
+        recent_max=to_keep if poll.target < poll.current else poll.target,
+        wait_seconds=wait_seconds,
         patience=poll.state.patience,
     )
     dry = poll.settings.dry_run and choice.desired != poll.current
@@ -248,25 +255,25 @@ def _finish(poll: _Poll, choice: _Choice) -> tuple[Decision, State]:
         need=poll.need.replicas,
         limited_by="dryRun" if dry else choice.limited_by,
         load=poll.load,
-        lines=reckoning(poll.settings, poll.load, poll.need, bounds),
+        lines=calculation_lines(poll.settings, poll.load, poll.need, bounds),
     )
-    state = _changed(poll, decision) if decision.changes else poll.state
-    return decision, _noted(state, decision)
+    state = _record_change(poll, decision) if decision.changes_replicas else poll.state
+    return decision, _record_decision(state, decision)
 
 
 def _stabilization(settings: Settings, state: State) -> float:
     return settings.scale_down_stabilization_seconds * state.patience
 
 
-def _wait(settings: Settings, state: State, *, current: int, spared: int) -> float:
-    """Return the seconds to wait before the removal of `spared` replicas.
+def _removal_wait(settings: Settings, state: State, *, current: int, removed: int) -> float:
+    """Return the seconds to wait before the removal of `removed` replicas.
 
     Small removals wait longer.
     """
-    return _stabilization(settings, state) * max(1.0, (current - settings.floor) / spared)
+    return _stabilization(settings, state) * max(1.0, (current - settings.floor) / removed)
 
 
-def _changed(poll: _Poll, decision: Decision) -> State:
+def _record_change(poll: _Poll, decision: Decision) -> State:
     """Record a change. If removed replicas are soon needed again, the waiting time doubles."""
     state = replace(poll.state, changed_at=poll.now)
     if decision.replicas < decision.current:
@@ -279,7 +286,7 @@ def _changed(poll: _Poll, decision: Decision) -> State:
     return replace(state, patience=max(1, state.patience // 2)) if since > 4 * wait else state
 
 
-def _noted(state: State, decision: Decision) -> State:
+def _record_decision(state: State, decision: Decision) -> State:
     record = Record(
         decision.at, decision.current, decision.desired, decision.reason, decision.need, decision.limited_by
     )

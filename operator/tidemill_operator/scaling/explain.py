@@ -80,8 +80,8 @@ def scaling_status(settings: Settings, decision: Decision, state: State) -> dict
 
 
 def _rounded(number: float) -> int:
-    whole = round(number)
-    return int(float(f"{whole:.1e}")) if whole >= 100 else whole
+    rounded = round(number)
+    return int(float(f"{rounded:.1e}")) if rounded >= 100 else rounded
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Bounds:
         partitions: number of partitions.
         current: current number of replicas.
         target: number of replicas that the load requires, within the limits.
-        most: highest number of replicas needed during the waiting time.
+        recent_max: highest number of replicas needed during the waiting time.
         wait_seconds: waiting time before replicas are removed.
         patience: factor of the waiting time, which doubles if removed replicas are soon needed again.
     """
@@ -104,7 +104,7 @@ class Bounds:
     partitions: int
     current: int
     target: int
-    most: int
+    recent_max: int
     wait_seconds: float
     patience: int
 
@@ -112,38 +112,38 @@ class Bounds:
 EXTERNAL_LINES = ("mode is external: an external autoscaler sets the replicas",)
 
 
-def reckoning(settings: Settings, load: Load, wanted: Need, bounds: Bounds) -> tuple[str, ...]:
+def calculation_lines(settings: Settings, load: Load, need: Need, bounds: Bounds) -> tuple[str, ...]:
     """Return the calculation, line by line."""
-    current, target, most = bounds.current, bounds.target, bounds.most
+    current, target, recent_max = bounds.current, bounds.target, bounds.recent_max
     rate = load.rate_per_replica
     unknown = "no replica was busy yet, so the speed of a replica is unknown"
     speed = unknown if rate is None else f"a busy replica processes {_rounded(rate):,} events/s"
     lines = [f"lag {_rounded(load.lag):,} events, {_rounded(load.rate):,} events/s arrive, {speed}"]
-    lines += _asked(settings, load, wanted)
+    lines += _need_lines(settings, load, need)
     allowed = f"allowed {bounds.floor} to {bounds.ceiling} with {bounds.partitions} partitions"
     lines.append(
-        f"needed {wanted.replicas}, {allowed}, now {target}"
-        + (f", at most {most} within the waiting time" if most != target else "")
+        f"needed {need.replicas}, {allowed}, now {target}"
+        + (f", at most {recent_max} within the waiting time" if recent_max != target else "")
     )
     if target < current:
-        spared = current - most or current - target
+        removed = current - recent_max or current - target
         lines.append(
-            f"{spared} of {current} are removed if not needed for {_duration(bounds.wait_seconds)}; fewer wait longer"
+            f"{removed} of {current} are removed if not needed for {_duration(bounds.wait_seconds)}; fewer wait longer"
         )
-    if target > current and load.rising:
+    if target > current and load.arrival_growth:
         ahead = rise_seconds(settings)
         lines.append(
-            f"arrivals rise: {_rounded(load.rising * ahead):,} events/s more in {_duration(ahead)} are included"
+            f"arrivals rise: {_rounded(load.arrival_growth * ahead):,} events/s more in {_duration(ahead)} are included"
         )
-    return (*lines, *_limits(load, wanted, bounds))
+    return (*lines, *_limits(load, need, bounds))
 
 
-def _limits(load: Load, wanted: Need, bounds: Bounds) -> list[str]:
+def _limits(load: Load, need: Need, bounds: Bounds) -> list[str]:
     lines, target, patience = [], bounds.target, bounds.patience
-    if wanted.hot:
+    if need.has_hot_partition:
         lines.append("an overloaded partition adds at most one replica, because only one replica can read a partition")
-    if wanted.useful > target and target < bounds.ceiling:
-        high = wanted.utilisation + BAND
+    if need.useful > target and target < bounds.ceiling:
+        high = need.utilisation + BAND
         lines.append(f"{target} replicas are enough, at no more than {high:.0%} use, if partitions are spread evenly")
     if patience > 1:
         lines.append(f"removed replicas were soon needed again: the next removal waits {patience} times as long")
@@ -153,16 +153,14 @@ def _limits(load: Load, wanted: Need, bounds: Bounds) -> list[str]:
     return lines
 
 
-def _asked(settings: Settings, load: Load, wanted: Need) -> list[str]:
+def _need_lines(settings: Settings, load: Load, need: Need) -> list[str]:
     if settings.freshness_seconds is not None:
         fresh = "unknown" if load.freshness_seconds is None else f"{load.freshness_seconds:.1f} s"
-        first = (
-            f"for freshness {_duration(settings.freshness_seconds)} (now {fresh}): {sum(wanted.by_lag):.1f} replicas"
-        )
+        first = f"for freshness {_duration(settings.freshness_seconds)} (now {fresh}): {sum(need.by_lag):.1f} replicas"
     else:
-        first = f"for the lag, {settings.lag_threshold:,} events each: {sum(wanted.by_lag):.1f} replicas"
+        first = f"for the lag, {settings.lag_threshold:,} events each: {sum(need.by_lag):.1f} replicas"
     within = f"within {_duration(settings.catch_up_seconds)}, at {settings.target_utilisation:.0%} use"
-    return [first, f"for arrivals and catching up {within}: {sum(wanted.by_rate):.1f} replicas"]
+    return [first, f"for arrivals and catching up {within}: {sum(need.by_rate):.1f} replicas"]
 
 
 def _duration(seconds: float) -> str:

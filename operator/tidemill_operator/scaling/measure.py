@@ -11,8 +11,8 @@ from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
-from tidemill_operator.scaling.model import Figures, Load, Settings
-from tidemill_operator.scaling.need import shares
+from tidemill_operator.scaling.model import Load, ScalingFigures, Settings
+from tidemill_operator.scaling.need import assign_partitions
 from tidemill_operator.scaling.state import MAX_SAMPLES, Sample, State
 
 RATE_QUANTILE = 0.8
@@ -24,19 +24,21 @@ _FLUSHES = 4
 # replicas starts again.
 MISSED_POLLS = 3
 _RECENT_POLLS = 3
-_STANDING_POLLS = 2
+_STUCK_POLLS = 2
 _SLOWER_SAMPLES = 3
 _RISING_POLLS = 3
 
 
-def observe(settings: Settings, state: State, figures: Figures, *, current: int, now: float) -> tuple[State, Load]:
+def add_poll(
+    settings: Settings, state: State, figures: ScalingFigures, *, current: int, now: float
+) -> tuple[State, Load]:
     """Add the figures of a poll to the state, and return the new state and the load."""
     seconds = now - state.polled_at if state.polled_at is not None else 0.0
     if state.polled_at is None or seconds > (MISSED_POLLS + 0.5) * settings.poll_seconds:
         state = replace(state, watched_since=now, wanted=(), idle_since=None)
-    moved = _moved(state, figures)
-    state = _taken_in(settings, state, figures, moved, seconds=seconds, current=current, now=now)
-    quiet = figures.lag == 0 and not any(arrived for arrived, _ in moved.values())
+    events = _events_since_poll(state, figures)
+    state = _add_sample(settings, state, figures, events, seconds=seconds, current=current, now=now)
+    quiet = figures.lag == 0 and not any(arrived for arrived, _ in events.values())
     state = replace(
         state,
         polled_at=now,
@@ -45,13 +47,13 @@ def observe(settings: Settings, state: State, figures: Figures, *, current: int,
         idle_since=(now if state.idle_since is None else state.idle_since) if quiet else None,
         failed_polls=0,
     )
-    patience = _STANDING_POLLS * settings.poll_seconds
+    patience = _STUCK_POLLS * settings.poll_seconds
     stuck = tuple(sorted(p for p, since in state.standing.items() if now - since >= patience))
     load = Load(
         lag=figures.lag,
         lags={p: f.lag for p, f in figures.partitions.items() if p not in stuck},
-        arriving=_arriving(state.samples, moved),
-        rising=_rising(state.samples),
+        arrival_rates=_arrival_rates(state.samples, events),
+        arrival_growth=_arrival_growth(state.samples),
         rate_per_replica=state.rate_per_replica,
         proven=state.proven,
         freshness_seconds=_freshness(figures, state.samples),
@@ -60,11 +62,11 @@ def observe(settings: Settings, state: State, figures: Figures, *, current: int,
     return state, load
 
 
-def _taken_in(
+def _add_sample(
     settings: Settings,
     state: State,
-    figures: Figures,
-    moved: Mapping[int, tuple[int, int]],
+    figures: ScalingFigures,
+    events: Mapping[int, tuple[int, int]],
     *,
     seconds: float,
     current: int,
@@ -76,98 +78,100 @@ def _taken_in(
     # `state.moving` is true if a rebalance or rollout was under way at the previous poll.
     moving = figures.rebalancing or figures.rolling_out or state.moving
     steady = not (changed or moving) and 0 < current == figures.ready
-    arrived, consumed = (sum(pair[i] for pair in moved.values()) / seconds for i in (0, 1))
+    arrived, consumed = (sum(pair[i] for pair in events.values()) / seconds for i in (0, 1))
     rate = None
-    if steady and not figures.database_saturated and not figures.waits:
-        rate = _busy_rate(settings, state, figures, moved, seconds=seconds, replicas=current)
+    if steady and not figures.database_saturated and not figures.stage_waits:
+        rate = _busy_rate(settings, state, figures, events, seconds=seconds, replicas=current)
     samples = (*state.samples, Sample(now, arrived, consumed, rate))
     samples = tuple(s for s in samples if s.at > now - settings.lookback_seconds)[-MAX_SAMPLES:]
-    done = consumed / current if steady else 0.0
+    mean_rate = consumed / current if steady else 0.0
     return replace(
         state,
         samples=samples,
-        rate_per_replica=_rate_per_replica(samples, state.rate_per_replica, done=done),
-        proven=max(state.proven, done),
-        standing=_standing(state, figures, moved, now=now),
+        rate_per_replica=_rate_per_replica(samples, state.rate_per_replica, mean_rate=mean_rate),
+        proven=max(state.proven, mean_rate),
+        standing=_stuck_partitions(state, figures, events, now=now),
     )
 
 
-def _moved(state: State, figures: Figures) -> dict[int, tuple[int, int]]:
+def _events_since_poll(state: State, figures: ScalingFigures) -> dict[int, tuple[int, int]]:
     """Return how many events arrived and how many were consumed since the last poll, by partition."""
-    moved = {}
+    events = {}
     for partition, at in figures.partitions.items():
         end, consumed, _ = state.seen.get(partition, (at.end, at.consumed, 0))
-        moved[partition] = (max(0, at.end - end), max(0, at.consumed - consumed))
-    return moved
+        events[partition] = (max(0, at.end - end), max(0, at.consumed - consumed))
+    return events
 
 
 def _busy_rate(
     settings: Settings,
     state: State,
-    figures: Figures,
-    moved: Mapping[int, tuple[int, int]],
+    figures: ScalingFigures,
+    events: Mapping[int, tuple[int, int]],
     *,
     seconds: float,
     replicas: int,
 ) -> float | None:
     """Return the mean events per second of the busy replicas, or None if no replica was busy."""
-    least = max(BUSY_SECONDS, _FLUSHES * settings.flush_seconds)
+    min_seconds = max(BUSY_SECONDS, _FLUSHES * settings.flush_seconds)
     busy = []
     # Leave out stuck partitions, because they have lag but do not keep a replica busy.
-    going = [p for p in sorted(figures.partitions) if moved[p][1] > 0]
-    for share in shares(sorted(figures.partitions), replicas):
-        block = [p for p in share if p in going]
-        speed = sum(moved[p][1] for p in block) / seconds
-        before = sum(state.seen[p][2] for p in block if p in state.seen)
-        after = sum(figures.partitions[p].lag for p in block)
-        if speed > 0 and min(before, after) >= speed * least:
+    advancing = [p for p in sorted(figures.partitions) if events[p][1] > 0]
+    for share in assign_partitions(sorted(figures.partitions), replicas):
+        advancing_share = [p for p in share if p in advancing]
+        speed = sum(events[p][1] for p in advancing_share) / seconds
+        before = sum(state.seen[p][2] for p in advancing_share if p in state.seen)
+        after = sum(figures.partitions[p].lag for p in advancing_share)
+        if speed > 0 and min(before, after) >= speed * min_seconds:
             busy.append(speed)
     return sum(busy) / len(busy) if busy else None
 
 
-def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, done: float) -> float | None:
+def _rate_per_replica(samples: Sequence[Sample], before: float | None, *, mean_rate: float) -> float | None:
     rates = sorted(s.rate for s in samples if s.rate is not None)
     estimate = before
     if rates:
-        seen = rates[min(len(rates) - 1, math.ceil(RATE_QUANTILE * len(rates)) - 1)]
+        measured = rates[min(len(rates) - 1, math.ceil(RATE_QUANTILE * len(rates)) - 1)]
         # A single slow interval does not lower the estimate, because the replica probably paused.
-        if before is None or seen > before or len(rates) >= _SLOWER_SAMPLES:
-            estimate = seen
-    # Busy replicas are at least as fast as `done`, the mean speed of all replicas.
-    return None if estimate is None else max(estimate, done)
+        if before is None or measured > before or len(rates) >= _SLOWER_SAMPLES:
+            estimate = measured
+    # Busy replicas are at least as fast as `mean_rate`, the mean speed of all replicas.
+    return None if estimate is None else max(estimate, mean_rate)
 
 
-def _standing(state: State, figures: Figures, moved: Mapping[int, tuple[int, int]], *, now: float) -> dict[int, float]:
+def _stuck_partitions(
+    state: State, figures: ScalingFigures, events: Mapping[int, tuple[int, int]], *, now: float
+) -> dict[int, float]:
     """Return the stuck partitions, each with the epoch second of the first poll that found it stuck.
 
     A stuck partition has lag and does not advance. A partition becomes stuck only while another partition advances.
     """
-    going = any(consumed for _, consumed in moved.values())
-    kept = {}
+    any_advances = any(consumed for _, consumed in events.values())
+    stuck_since = {}
     for partition, at in figures.partitions.items():
-        stands = moved[partition][1] == 0 and at.lag > 0 and partition in state.seen
-        if stands and (going or partition in state.standing):
-            kept[partition] = state.standing.get(partition, now)
-    return kept
+        stuck = events[partition][1] == 0 and at.lag > 0 and partition in state.seen
+        if stuck and (any_advances or partition in state.standing):
+            stuck_since[partition] = state.standing.get(partition, now)
+    return stuck_since
 
 
-def _arriving(samples: Sequence[Sample], moved: Mapping[int, tuple[int, int]]) -> dict[int, float]:
+def _arrival_rates(samples: Sequence[Sample], events: Mapping[int, tuple[int, int]]) -> dict[int, float]:
     """Return the expected events per second of each partition.
 
     Compare the mean over the lookback with the median of the last three polls. The higher value is the total rate of
     arrivals.
     """
     if not samples:
-        return dict.fromkeys(moved, 0.0)
+        return dict.fromkeys(events, 0.0)
     mean = sum(s.arrived for s in samples) / len(samples)
     total = max(mean, median(s.arrived for s in samples[-_RECENT_POLLS:]))
-    arrived = sum(a for a, _ in moved.values())
+    arrived = sum(a for a, _ in events.values())
     if arrived == 0:
-        return dict.fromkeys(moved, total / max(1, len(moved)))
-    return {partition: total * a / arrived for partition, (a, _) in moved.items()}
+        return dict.fromkeys(events, total / max(1, len(events)))
+    return {partition: total * a / arrived for partition, (a, _) in events.items()}
 
 
-def _rising(samples: Sequence[Sample]) -> float:
+def _arrival_growth(samples: Sequence[Sample]) -> float:
     """Return the smallest increase of the arrival rate between recent polls, in events per second per second.
 
     So a single jump of the rate does not count as a rise.
@@ -178,7 +182,7 @@ def _rising(samples: Sequence[Sample]) -> float:
     return max(0.0, min((after.arrived - before.arrived) / (after.at - before.at) for before, after in pairwise(last)))
 
 
-def _freshness(figures: Figures, samples: Sequence[Sample]) -> float | None:
+def _freshness(figures: ScalingFigures, samples: Sequence[Sample]) -> float | None:
     """Return the measured freshness in seconds, or else an estimate from the lag and the current speed."""
     if figures.freshness_seconds is not None:
         return figures.freshness_seconds

@@ -140,11 +140,11 @@ class PartitionFigures:
 
 
 @dataclass(frozen=True)
-class Figures:
+class ScalingFigures:
     """The measurements of one scaling poll.
 
     Attributes:
-        waits: whether the Python stage waits for a correction by a user.
+        stage_waits: whether the Python stage waits for a correction by a user.
     """
 
     partitions: Mapping[int, PartitionFigures]
@@ -153,7 +153,7 @@ class Figures:
     rebalancing: bool = False
     rolling_out: bool = False
     database_saturated: bool = False
-    waits: bool = False
+    stage_waits: bool = False
 
     @property
     def lag(self) -> int:
@@ -166,8 +166,8 @@ class Load:
     """The load, computed from this poll and earlier polls.
 
     Attributes:
-        arriving: arriving events per second, by partition.
-        rising: growth of the arrivals, in events per second per second.
+        arrival_rates: arriving events per second, by partition.
+        arrival_growth: growth of the arrivals, in events per second per second.
         rate_per_replica: events per second that a busy replica processes, or None if unknown.
         proven: highest mean speed per replica measured so far, in events per second.
         stuck: partitions that have lag but do not advance.
@@ -175,8 +175,8 @@ class Load:
 
     lag: int
     lags: Mapping[int, int] = field(default_factory=dict)
-    arriving: Mapping[int, float] = field(default_factory=dict)
-    rising: float = 0.0
+    arrival_rates: Mapping[int, float] = field(default_factory=dict)
+    arrival_growth: float = 0.0
     rate_per_replica: float | None = None
     proven: float = 0.0
     freshness_seconds: float | None = None
@@ -185,19 +185,19 @@ class Load:
     @property
     def rate(self) -> float:
         """Return the arriving events per second."""
-        return sum(self.arriving.values())
+        return sum(self.arrival_rates.values())
 
     @property
     def partitions(self) -> list[int]:
         """Return the numbers of all partitions, in order."""
         return sorted({*self.lags, *self.stuck})
 
-    def risen(self, seconds: float) -> Load:
+    def extrapolated(self, seconds: float) -> Load:
         """Return the load expected in `seconds` if the arrivals keep growing."""
         if not self.rate:
             return self
-        factor = 1 + self.rising * seconds / self.rate
-        return replace(self, arriving={partition: rate * factor for partition, rate in self.arriving.items()})
+        factor = 1 + self.arrival_growth * seconds / self.rate
+        return replace(self, arrival_rates={partition: rate * factor for partition, rate in self.arrival_rates.items()})
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Need:
     useful: int
     by_lag: tuple[float, ...] = ()
     by_rate: tuple[float, ...] = ()
-    hot: bool = False
+    has_hot_partition: bool = False
     utilisation: float = 0.7
 
 
@@ -234,6 +234,6 @@ class Decision:
     lines: tuple[str, ...] = ()
 
     @property
-    def changes(self) -> bool:
+    def changes_replicas(self) -> bool:
         """Return whether the decision changes the number of replicas."""
         return self.replicas != self.current

@@ -21,25 +21,25 @@ BAND = 0.15
 ROOMY_BAND = 0.05
 # The maximum factor for raising the number of replicas if the partitions' load is uneven.
 UNEVEN_FACTOR = 2
-LEAST_STEP = 4
+MIN_STEP = 4
 # Scaling extrapolates rising arrivals this many `lookback` periods into the future.
 RISE_LOOKBACKS = 2
 
 
-def need(settings: Settings, load: Load, *, current: int) -> Need:
+def compute_need(settings: Settings, load: Load, *, current: int) -> Need:
     """Return the number of replicas that the load requires."""
     by_lag = _by_lag(settings, load)
     by_rate = _by_rate(settings, load, load.rate_per_replica or 0.0)
     if load.rate_per_replica:
-        return _summed(settings, by_lag, by_rate)
+        return _total_need(settings, by_lag, by_rate)
     target = settings.freshness_seconds
     if target is not None and any(load.lags.values()) and (load.freshness_seconds or 0.0) > target:
         # If the speed of a replica is unknown, lag cannot be converted to time. In this case, add one replica.
         by_lag = [(current + 1) / len(load.partitions)] * len(load.partitions)
-    wanted = _summed(settings, by_lag, [])
+    need = _total_need(settings, by_lag, [])
     # Keep the replicas that the load requires even if each replica has the highest measured speed.
-    kept = min(current, _summed(settings, [], _by_rate(settings, load, load.proven)).useful)
-    return replace(wanted, replicas=max(wanted.replicas, kept), useful=max(wanted.useful, kept))
+    minimum = min(current, _total_need(settings, [], _by_rate(settings, load, load.proven)).useful)
+    return replace(need, replicas=max(need.replicas, minimum), useful=max(need.useful, minimum))
 
 
 def rise_seconds(settings: Settings) -> float:
@@ -47,7 +47,7 @@ def rise_seconds(settings: Settings) -> float:
     return RISE_LOOKBACKS * settings.lookback_seconds
 
 
-def _summed(settings: Settings, by_lag: Sequence[float], by_rate: Sequence[float]) -> Need:
+def _total_need(settings: Settings, by_lag: Sequence[float], by_rate: Sequence[float]) -> Need:
     utilisation = settings.target_utilisation
     capped = [tuple(min(1.0, share) for share in shares) for shares in (by_lag, by_rate)]
     return Need(
@@ -55,30 +55,33 @@ def _summed(settings: Settings, by_lag: Sequence[float], by_rate: Sequence[float
         useful=max(_ceil(sum(shares)) for shares in capped),
         by_lag=capped[0],
         by_rate=capped[1],
-        hot=any(share > 1 for share in by_lag) or any(share > _fullest(utilisation, BAND) for share in by_rate),
+        has_hot_partition=any(share > 1 for share in by_lag)
+        or any(share > _max_share(utilisation, BAND) for share in by_rate),
         utilisation=utilisation,
     )
 
 
 def _by_lag(settings: Settings, load: Load) -> list[float]:
     if settings.freshness_seconds is None:
-        carries = float(settings.lag_threshold)
+        capacity = float(settings.lag_threshold)
     elif load.rate_per_replica:
-        carries = settings.freshness_seconds * load.rate_per_replica
+        capacity = settings.freshness_seconds * load.rate_per_replica
     else:
         return []
-    return [load.lags.get(p, 0) / carries for p in load.partitions]
+    return [load.lags.get(p, 0) / capacity for p in load.partitions]
 
 
 def _by_rate(settings: Settings, load: Load, rate: float) -> list[float]:
     if rate <= 0:
         return []
     speed, seconds = settings.target_utilisation * rate, settings.catch_up_seconds
-    wanted = [load.arriving.get(p, 0.0) + load.lags[p] / seconds if p in load.lags else 0.0 for p in load.partitions]
-    return [events / speed for events in wanted]
+    required = [
+        load.arrival_rates.get(p, 0.0) + load.lags[p] / seconds if p in load.lags else 0.0 for p in load.partitions
+    ]
+    return [events / speed for events in required]
 
 
-def _fullest(utilisation: float, band: float) -> float:
+def _max_share(utilisation: float, band: float) -> float:
     return (utilisation + band) / utilisation + 1e-9
 
 
@@ -87,7 +90,7 @@ def _ceil(number: float) -> int:
     return math.ceil(number - 1e-9)
 
 
-def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
+def assign_partitions(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
     """Return the partitions of each replica, as Kafka's range assignor assigns them."""
     small, larger = divmod(len(partitions), replicas)
     ends = [0]
@@ -96,29 +99,29 @@ def shares(partitions: Sequence[T], replicas: int) -> list[Sequence[T]]:
     return [partitions[first:end] for first, end in pairwise(ends) if end > first]
 
 
-def fits(wanted: Need, replicas: int, *, band: float = BAND) -> bool:
+def fits(need: Need, replicas: int, *, band: float = BAND) -> bool:
     """Return whether `replicas` can process the load. Utilisation may exceed the target by at most `band`."""
     if replicas == 0:
-        return wanted.useful == 0
-    by_lag = all(sum(share) <= 1 + 1e-9 for share in shares(wanted.by_lag, replicas))
-    full = _fullest(wanted.utilisation, band)
-    return by_lag and all(sum(share) <= full for share in shares(wanted.by_rate, replicas))
+        return need.useful == 0
+    by_lag = all(sum(share) <= 1 + 1e-9 for share in assign_partitions(need.by_lag, replicas))
+    max_share = _max_share(need.utilisation, band)
+    return by_lag and all(sum(share) <= max_share for share in assign_partitions(need.by_rate, replicas))
 
 
-def aligned(wanted: Need, *, floor: int, ceiling: int, partitions: int, band: float = BAND) -> int:
+def fitting_replicas(need: Need, *, floor: int, ceiling: int, partitions: int, band: float = BAND) -> int:
     """Return the lowest number of replicas from `floor` to `ceiling` that can process the load.
 
     With 12 partitions, 7 replicas are as slow as 6 replicas. The result is therefore 6 instead of 7.
     """
-    replicas = min(max(wanted.useful, floor), ceiling)
+    replicas = min(max(need.useful, floor), ceiling)
     even = -(-partitions // -(-partitions // replicas))
-    if even >= floor and fits(wanted, even, band=band):
+    if even >= floor and fits(need, even, band=band):
         return even
-    reach = range(replicas, min(ceiling, UNEVEN_FACTOR * replicas) + 1)
-    return next((number for number in reach if fits(wanted, number, band=band)), replicas)
+    candidates = range(replicas, min(ceiling, UNEVEN_FACTOR * replicas) + 1)
+    return next((number for number in candidates if fits(need, number, band=band)), replicas)
 
 
-def stepped(current: int, target: int, *, up: int | None, down: int | None, partitions: int) -> int:
+def limited_step(current: int, target: int, *, up: int | None, down: int | None, partitions: int) -> int:
     """Return the number of replicas after one step towards a target.
 
     If `up` is None, a step doubles the number, or adds four if that is more.
@@ -127,7 +130,7 @@ def stepped(current: int, target: int, *, up: int | None, down: int | None, part
         return target if down is None else max(target, current - down)
     if up is not None:
         return min(target, current + up)
-    most = max(2 * current, current + LEAST_STEP)
-    while most < partitions and -(-partitions // most) == -(-partitions // (most - 1)):
-        most += 1
-    return min(target, most)
+    limit = max(2 * current, current + MIN_STEP)
+    while limit < partitions and -(-partitions // limit) == -(-partitions // (limit - 1)):
+        limit += 1
+    return min(target, limit)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_operator.event_files.event_file import Event
 
-MOST_EVENTS = 5_000
-MOST_BYTES = 4 * 1024 * 1024
+MAX_EVENTS = 5_000
+MAX_BYTES = 4 * 1024 * 1024
 """Maximum numbers of events and of bytes in a batch. Both are below ingest's limits for a request."""
 
 
@@ -34,30 +34,34 @@ class Batch:
         return self.body.split(b"\n")[index]
 
 
-def cut(events: Iterable[Event | None], *, identity: str, first: int = 0, most: int = MOST_EVENTS) -> Iterator[Batch]:
+def cut_batches(
+    events: Iterable[Event | None], *, identity: str, first: int = 0, max_events: int = MAX_EVENTS
+) -> Iterator[Batch]:
     """Yield the batches of a file.
 
     Args:
         events: the events of the file. A None ends the current batch early.
         identity: part of the keys that identifies the file and the pipeline.
         first: how many events of the file precede `events`.
-        most: the maximum number of events in a batch. A different maximum changes the batches' keys.
+        max_events: the maximum number of events in a batch. A different maximum changes the batches' keys.
     """
     lines: list[int] = []
     data: list[bytes] = []
     size = 0
     for event in events:
-        if lines and (event is None or len(lines) >= most or size + min(len(event.data), MAX_EVENT_BYTES) > MOST_BYTES):
+        if lines and (
+            event is None or len(lines) >= max_events or size + min(len(event.data), MAX_EVENT_BYTES) > MAX_BYTES
+        ):
             yield _batch(lines, data, identity, first)
             first += len(lines)
             lines, data, size = [], [], 0
         if event is not None:
             # Do not send the rest of an overlong event, because ingest would only discard it. One byte over the limit
             # is enough for ingest to refuse the event.
-            whole = event.data[: MAX_EVENT_BYTES + 1]
+            sent_data = event.data[: MAX_EVENT_BYTES + 1]
             lines.append(event.line)
-            data.append(whole)
-            size += len(whole) + 1
+            data.append(sent_data)
+            size += len(sent_data) + 1
     if lines:
         yield _batch(lines, data, identity, first)
 

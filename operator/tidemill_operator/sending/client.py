@@ -12,11 +12,11 @@ import tenacity
 
 from tidemill_operator.sending.batches import Batch
 
-PATIENCE_SECONDS = 300.0
-_ANSWER_SECONDS = 60.0
-_BUSY = frozenset((408, 425, 429, 500, 502, 503, 504))
-_COUNTED = frozenset((200, 202, 207))
-_NONE_VALID = "no_valid_event"
+RETRY_TIMEOUT_SECONDS = 300.0
+_REQUEST_TIMEOUT_SECONDS = 60.0
+_RETRY_STATUSES = frozenset((408, 425, 429, 500, 502, 503, 504))
+_SUCCESS_STATUSES = frozenset((200, 202, 207))
+_NO_VALID_EVENT = "no_valid_event"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _backoff = tenacity.wait_exponential_jitter(multiplier=0.2, max=10.0, jitter=0.2)
 
@@ -49,7 +49,7 @@ class Outcome:
     unsure: bool = False
 
 
-class _Again(Exception):
+class _RetryableError(Exception):
     """The error for a request that may succeed if it is repeated after `after` seconds."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
@@ -66,18 +66,18 @@ class Client:
         pipeline: str,
         *,
         api_key: str | None = None,
-        patience_seconds: float = PATIENCE_SECONDS,
+        retry_timeout_seconds: float = RETRY_TIMEOUT_SECONDS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._url = f"{url.rstrip('/')}/v1/pipelines/{quote(pipeline, safe='')}/events"
         headers = {"content-type": "application/x-ndjson"}
         if api_key:
             headers["authorization"] = f"Bearer {api_key}"
-        local = urlsplit(url).hostname in _LOOPBACK
+        is_local = urlsplit(url).hostname in _LOOPBACK
         self._http = httpx.Client(
-            headers=headers, timeout=_ANSWER_SECONDS, trust_env=not local, transport=transport,
+            headers=headers, timeout=_REQUEST_TIMEOUT_SECONDS, trust_env=not is_local, transport=transport,
         )  # fmt: skip
-        self._patience, self._stopped = patience_seconds, threading.Event()
+        self._retry_timeout, self._stopped = retry_timeout_seconds, threading.Event()
         self.retries = 0
 
     def close(self) -> None:
@@ -95,40 +95,40 @@ class Client:
             SendError: ingest refuses the batch, or is busy or silent for too long.
         """
         attempts = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Again),
+            retry=tenacity.retry_if_exception_type(_RetryableError),
             wait=_wait,
             stop=tenacity.stop_any(
-                tenacity.stop_after_delay(self._patience), tenacity.stop_when_event_set(self._stopped)
+                tenacity.stop_after_delay(self._retry_timeout), tenacity.stop_when_event_set(self._stopped)
             ),
             sleep=tenacity.sleep_using_event(self._stopped),
-            before_sleep=self._count,
+            before_sleep=self._count_retry,
             reraise=True,
         )
         try:
             return attempts(self._attempt, batch)
-        except _Again as error:
+        except _RetryableError as error:
             remedy = "check that ingest runs, then send again: accepted events are not counted twice"
             raise SendError(f"{self._url}: {error}; {remedy}") from None
 
-    def _count(self, _state: tenacity.RetryCallState) -> None:
+    def _count_retry(self, _state: tenacity.RetryCallState) -> None:
         self.retries += 1
 
     def _attempt(self, batch: Batch) -> Outcome:
         try:
             answer = self._http.post(self._url, content=batch.body, headers={"idempotency-key": batch.key})
         except httpx.TransportError as error:
-            raise _Again(f"no answer ({str(error) or type(error).__name__})") from None
+            raise _RetryableError(f"no answer ({str(error) or type(error).__name__})") from None
         except (httpx.InvalidURL, httpx.HTTPError) as error:
             raise SendError(f"{self._url}: {error}; write --url as http://host:port") from None
         body = _body(answer)
-        counted = answer.status_code in _COUNTED or body.get("code") == _NONE_VALID
-        if counted and "accepted" in body:
+        has_counts = answer.status_code in _SUCCESS_STATUSES or body.get("code") == _NO_VALID_EVENT
+        if has_counts and "accepted" in body:
             if body.get("retry"):
-                raise _Again(f"Kafka has not acknowledged {body['retry']} events", _retry_after(answer))
+                raise _RetryableError(f"Kafka has not acknowledged {body['retry']} events", _retry_after(answer))
             return _outcome(answer, body)
         reason = f"{answer.status_code} {body.get('code', '')}: {body.get('detail', answer.text[:200])}"
-        if answer.status_code in _BUSY:
-            raise _Again(reason, _retry_after(answer))
+        if answer.status_code in _RETRY_STATUSES:
+            raise _RetryableError(reason, _retry_after(answer))
         raise SendError(f"{self._url}: {reason}{_REMEDIES.get(answer.status_code, '')}")
 
 
@@ -166,4 +166,4 @@ def _retry_after(answer: httpx.Response) -> float:
 
 def _wait(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome is not None else None
-    return max(_backoff(state), error.after if isinstance(error, _Again) else 0.0)
+    return max(_backoff(state), error.after if isinstance(error, _RetryableError) else 0.0)

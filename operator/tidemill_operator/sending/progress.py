@@ -13,24 +13,24 @@ _PAUSE_SECONDS = 0.5
 class Progress:
     """A line on standard error that is rewritten every half second."""
 
-    def __init__(self, share: Callable[[], float | None], out: TextIO | None = None) -> None:
-        self._share, self._out = share, out or sys.stderr
-        self._shown = self._out.isatty()
+    def __init__(self, fraction_read: Callable[[], float | None], out: TextIO | None = None) -> None:
+        self._fraction_read, self._out = fraction_read, out or sys.stderr
+        self._is_shown = self._out.isatty()
         self._began = self._last = time.monotonic()
 
     def show(self, accepted: int, refused: int, note: str = "") -> None:
         """Show the counts, at most every half second."""
         now = time.monotonic()
-        if not self._shown or now - self._last < _PAUSE_SECONDS:
+        if not self._is_shown or now - self._last < _PAUSE_SECONDS:
             return
         self._last = now
-        share = self._share()
-        part = f"{share:4.0%}  " if share is not None else ""
+        fraction = self._fraction_read()
+        percentage = f"{fraction:4.0%}  " if fraction is not None else ""
         speed = (accepted + refused) / max(now - self._began, 0.001)
-        text = f"{part}{accepted:,} accepted, {refused:,} refused, {speed:,.0f} per second{note}"
+        text = f"{percentage}{accepted:,} accepted, {refused:,} refused, {speed:,.0f} per second{note}"
         print(f"\r\x1b[K{text[:110]}", end="", file=self._out, flush=True)
 
     def end(self) -> None:
         """Clear the line."""
-        if self._shown:
+        if self._is_shown:
             print("\r\x1b[K", end="", file=self._out, flush=True)

@@ -17,18 +17,18 @@ from tidemill_contract.resource.faults import show
 from tidemill_contract.resource.paths import Steps
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.event_file import EventFile
-from tidemill_operator.sending.batches import MOST_EVENTS, Batch, cut
+from tidemill_operator.sending.batches import MAX_EVENTS, Batch, cut_batches
 from tidemill_operator.sending.client import Client, Outcome, SendError
-from tidemill_operator.sending.live import with_pauses
-from tidemill_operator.sending.position import Position
+from tidemill_operator.sending.pauses import with_pauses
 from tidemill_operator.sending.progress import Progress
+from tidemill_operator.sending.resume_file import ResumePoint
 
-MOST_REFUSALS = 10
-_STEPS_A_SECOND = 2
+MAX_REFUSALS = 10
+_BATCHES_PER_SECOND = 2
 
 
 @dataclass(frozen=True)
-class Order:
+class SendOptions:
     """The options of sending a file to a pipeline."""
 
     path: Path | None
@@ -37,18 +37,18 @@ class Order:
     rate: float | None = None
     workers: int = 1
     resume: Path | None = None
-    again: bool = False
+    resend: bool = False
 
     @property
-    def batch(self) -> int:
+    def max_batch_events(self) -> int:
         """The maximum number of events in a batch. A low `rate` lowers the number to `rate / 2`, but not below 1."""
-        return MOST_EVENTS if self.rate is None else max(1, min(MOST_EVENTS, int(self.rate / _STEPS_A_SECOND)))
+        return MAX_EVENTS if self.rate is None else max(1, min(MAX_EVENTS, int(self.rate / _BATCHES_PER_SECOND)))
 
     @property
     def identity(self) -> str:
         """The part of each batch key that identifies the file and the pipeline."""
-        lasting = self.path is not None and self.path.is_file() and not self.again
-        source = str(self.path.absolute()) if lasting and self.path is not None else uuid.uuid4().hex
+        is_repeatable = self.path is not None and self.path.is_file() and not self.resend
+        source = str(self.path.absolute()) if is_repeatable and self.path is not None else uuid.uuid4().hex
         return f"{source}\n{self.pipeline}"
 
 
@@ -74,10 +74,10 @@ class Summary:
 class Sender:
     """Sends one file."""
 
-    def __init__(self, file: EventFile, client: Client, order: Order, progress: Progress) -> None:
-        self._file, self._client, self._order, self._progress = file, client, order, progress
-        self._steps: Mapping[str, Steps] = {each.name: each.steps for each in order.fields}
-        self._position: Position | None = None
+    def __init__(self, file: EventFile, client: Client, options: SendOptions, progress: Progress) -> None:
+        self._file, self._client, self._options, self._progress = file, client, options, progress
+        self._steps: Mapping[str, Steps] = {each.name: each.steps for each in options.fields}
+        self._resume_point: ResumePoint | None = None
         self._stopped = threading.Event()
         self.summary = Summary()
 
@@ -93,15 +93,15 @@ class Sender:
             EventFileError: the file cannot be read to its end, or the resume file is for another file.
             SendError: ingest does not accept the events, or `stop` was called.
         """
-        order, began = self._order, time.monotonic()
-        batch = order.batch
-        if order.resume is not None and order.path is not None:
-            self._position = Position.load(order.resume, order.path, order.pipeline, order.batch)
-            batch, self.summary.skipped = self._position.batch, self._position.sent
+        options, began = self._options, time.monotonic()
+        max_events = options.max_batch_events
+        if options.resume is not None and options.path is not None:
+            self._resume_point = ResumePoint.load(options.resume, options.path, options.pipeline, max_events)
+            max_events, self.summary.skipped = self._resume_point.batch, self._resume_point.sent
         first = self.summary.skipped
-        events = self._file.events(order.fields, first, growing=self._position is not None)
-        timely = with_pauses(events, 1 / _STEPS_A_SECOND) if order.path is None else events
-        batches = cut(timely, identity=order.identity, first=first, most=batch)
+        events = self._file.events(options.fields, first, growing=self._resume_point is not None)
+        timely = with_pauses(events, 1 / _BATCHES_PER_SECOND) if options.path is None else events
+        batches = cut_batches(timely, identity=options.identity, first=first, max_events=max_events)
         try:
             self._send_all(self._paced(batches))
         finally:
@@ -111,34 +111,34 @@ class Sender:
             raise SendError("stopped before the end")
 
     def _send_all(self, batches: Iterator[Batch]) -> None:
-        workers = self._order.workers
-        waiting: deque[tuple[Batch, Future[Outcome]]] = deque()
+        workers = self._options.workers
+        pending: deque[tuple[Batch, Future[Outcome]]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="send")
         try:
             for batch in batches:
-                waiting.append((batch, pool.submit(self._client.send, batch)))
-                while len(waiting) > workers or (waiting and waiting[0][1].done()):
-                    self._take(waiting)
-            while waiting:
-                self._take(waiting)
+                pending.append((batch, pool.submit(self._client.send, batch)))
+                while len(pending) > workers or (pending and pending[0][1].done()):
+                    self._finish_first(pending)
+            while pending:
+                self._finish_first(pending)
         except BaseException:
             self._client.stop()
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             # after an error, count the batches in `waiting` that were sent
-            for batch, future in waiting:
+            for batch, future in pending:
                 if not future.cancelled() and future.exception() is None:
                     self._count(batch, future.result())
 
-    def _take(self, waiting: deque[tuple[Batch, Future[Outcome]]]) -> None:
-        batch, future = waiting[0]
+    def _finish_first(self, pending: deque[tuple[Batch, Future[Outcome]]]) -> None:
+        batch, future = pending[0]
         try:
             outcome = future.result()
         except SendError:
-            waiting.popleft()
+            pending.popleft()
             raise
-        waiting.popleft()
+        pending.popleft()
         self._count(batch, outcome)
 
     def _count(self, batch: Batch, outcome: Outcome) -> None:
@@ -147,19 +147,23 @@ class Sender:
         summary.refused += len(outcome.refused)
         summary.replayed += events if outcome.replayed else 0
         summary.unsure += events if outcome.unsure else 0
-        for refusal in outcome.refused[: MOST_REFUSALS - len(summary.refusals)]:
-            place = f"{self._file.place} {batch.lines[refusal.index]}"
-            value = self._shown(batch.event(refusal.index), refusal.field)
-            named = f", field {refusal.field}" if refusal.field else ""
-            summary.refusals.append(f"{place}: {refusal.code}{named}{value}")
+        for refusal in outcome.refused[: MAX_REFUSALS - len(summary.refusals)]:
+            position = f"{self._file.event_label} {batch.lines[refusal.index]}"
+            value = self._rejected_value(batch.event(refusal.index), refusal.field)
+            field_note = f", field {refusal.field}" if refusal.field else ""
+            summary.refusals.append(f"{position}: {refusal.code}{field_note}{value}")
         # Save no position beyond a failed batch, so that the next run sends the failed batch again.
-        if self._position is not None and self._order.resume is not None and self._position.sent == batch.first:
-            self._position = self._position.after(events)
-            self._position.save(self._order.resume)
+        if (
+            self._resume_point is not None
+            and self._options.resume is not None
+            and self._resume_point.sent == batch.first
+        ):
+            self._resume_point = self._resume_point.advanced_by(events)
+            self._resume_point.save(self._options.resume)
         retries = f", {self._client.retries} retries" if self._client.retries else ""
         self._progress.show(summary.accepted, summary.refused, retries)
 
-    def _shown(self, data: bytes, name: str | None) -> str:
+    def _rejected_value(self, data: bytes, name: str | None) -> str:
         """Return the value of the field `name`, or the beginning of the event if `name` is None."""
         try:
             value = msgspec.json.decode(data)
@@ -170,7 +174,7 @@ class Sender:
         return "" if value is None and name else f": {show(value)}"
 
     def _paced(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        rate, began, events = self._order.rate, time.monotonic(), 0
+        rate, began, events = self._options.rate, time.monotonic(), 0
         for batch in batches:
             if rate is not None and self._stopped.wait(max(0.0, began + events / rate - time.monotonic())):
                 return

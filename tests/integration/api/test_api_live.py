@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 
 from bench import MakeBench
 from live_view import Api, Shop, View, closing, config, events, execute, follow, key_file, orders, same_as_rest
-from tidemill_api.live.progress import Mark, read_token, write_token
+from tidemill_api.live.progress import Position, read_token, write_token
 from tidemill_contract import names
 
 pytestmark = pytest.mark.integration
@@ -62,7 +62,7 @@ def test_a_client_that_resumes_misses_no_change(shop: Shop) -> None:
         follow(live, view, lambda: view.count() == shop.sent and view.kinds[-1] == "progress")
     for step in range(1, 4):
         shop.produce(orders(100, at=at + step * 30_000, countries="NO FI"))
-    seen = len(view.kinds)
+    kinds_before = len(view.kinds)
     with shop.listening(f"?resume={view.resume}") as live:
         assert json.loads(live.recv())["type"] == "hello"
         follow(live, view, lambda: view.count() == shop.sent)
@@ -70,7 +70,7 @@ def test_a_client_that_resumes_misses_no_change(shop: Shop) -> None:
         follow(live, view, lambda: view.count() == shop.sent)
         for name in ("by_country", "by_device", "all"):
             follow(live, view, same_as_rest(shop, view, name))
-    assert {"snapshot", "reset"}.isdisjoint(view.kinds[seen:])
+    assert {"snapshot", "reset"}.isdisjoint(view.kinds[kinds_before:])
 
 
 def test_a_client_with_an_invalid_token_gets_a_reset_and_a_snapshot(shop: Shop) -> None:
@@ -79,9 +79,9 @@ def test_a_client_with_an_invalid_token_gets_a_reset_and_a_snapshot(shop: Shop) 
     view = View()
     with shop.listening() as live:
         follow(live, view, lambda: view.resume)
-    marks = read_token(view.resume)
-    recreated = write_token({name: Mark(mark.table + 1, mark.rev) for name, mark in marks.items()})
-    ahead = write_token({name: Mark(mark.table, mark.rev + 1_000) for name, mark in marks.items()})
+    positions = read_token(view.resume)
+    recreated = write_token({name: Position(old.table_oid + 1, old.rev) for name, old in positions.items()})
+    ahead = write_token({name: Position(old.table_oid, old.rev + 1_000) for name, old in positions.items()})
     for token in ("nonsense", recreated, ahead):
         other = View()
         with shop.listening(f"?resume={token}&aggregations=by_country") as live:
@@ -111,8 +111,8 @@ def test_a_slow_reader_gets_the_newest_rows_in_fewer_messages(make_bench: MakeBe
                 follow(quick, watching, lambda: watching.count() == total)  # noqa: B023
                 if number % every == 0:
                     # The API disconnects a client that reads nothing. This client reads slowly.
-                    taken = view.kinds.count("upsert")
-                    follow(slow, view, lambda: view.kinds.count("upsert") > taken)  # noqa: B023
+                    upserts = view.kinds.count("upsert")
+                    follow(slow, view, lambda: view.kinds.count("upsert") > upserts)  # noqa: B023
         follow(slow, view, lambda: view.count() == groups * (rounds + 1))
         follow(slow, view, same_as_rest(api, view, "by_country"))
     assert view.kinds.count("upsert") < watching.kinds.count("upsert") / 2

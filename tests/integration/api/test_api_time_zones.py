@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from bench import Bench, MakeBench
-from tidemill_contract.calendars import Calendar, runs
+from tidemill_contract.calendars import Calendar, find_runs
 from tidemill_contract.functions.partials import Partial
 from tidemill_contract.functions.sketches import build
 from tidemill_contract.grids import CalendarSql
@@ -144,8 +144,8 @@ def moment(time: dt.datetime) -> str:
 @pytest.mark.parametrize("limit", [1, 3, 1000])
 @pytest.mark.parametrize("order", ["window_start", "-window_start", "k,window_start"])
 def test_a_day_with_two_midnights_starts_at_the_first_in_pages_of_any_size(api: Api, limit: int, order: str) -> None:
-    asked = {"from": "2025-11-01T04:00:00Z", "to": "2025-11-04T00:00:00Z", "granularity": "1d", "tz": "America/Havana"}
-    rows = api.rows("hours", **asked, order=order, limit=limit)
+    query = {"from": "2025-11-01T04:00:00Z", "to": "2025-11-04T00:00:00Z", "granularity": "1d", "tz": "America/Havana"}
+    rows = api.rows("hours", **query, order=order, limit=limit)
     windows = {(row["k"], row["window_start"], row["window_end"], row["n"]) for row in rows}
     days = ["2025-11-01T04:00:00Z", "2025-11-02T04:00:00Z", "2025-11-03T05:00:00Z", "2025-11-04T05:00:00Z"]
     lengths = zip(pairwise(days), [24, 25, 24], strict=True)
@@ -164,8 +164,8 @@ def test_from_and_to_at_the_bounds_of_a_window_select_exactly_this_window(
     api: Api, aggregation: str, zone: str, granularity: str, fill: str
 ) -> None:
     """A day's count is the number of stored windows in it."""
-    asked = {"granularity": granularity, "tz": zone, "limit": 2}
-    whole = api.rows(aggregation, **asked)
+    query = {"granularity": granularity, "tz": zone, "limit": 2}
+    whole = api.rows(aggregation, **query)
     starts = sorted({row["window_start"] for row in whole})
     assert starts[1:] == sorted({row["window_end"] for row in whole})[:-1]
     length = HOUR if aggregation == "hours" else HOUR / 4
@@ -176,20 +176,20 @@ def test_from_and_to_at_the_bounds_of_a_window_select_exactly_this_window(
         local = start.astimezone(zoneinfo.ZoneInfo(zone))
         assert (local.hour, local.minute) == (0, 0)
         bounds = {"from": row["window_start"], "to": row["window_end"], "fill": fill}
-        assert row in api.rows(aggregation, **asked, **bounds)
-        assert {other["window_start"] for other in api.rows(aggregation, **asked, **bounds)} == {row["window_start"]}
+        assert row in api.rows(aggregation, **query, **bounds)
+        assert {other["window_start"] for other in api.rows(aggregation, **query, **bounds)} == {row["window_start"]}
 
 
 def test_a_fill_has_each_day_of_a_time_zone_once(api: Api) -> None:
     """A day that a zone skipped, such as 2011-12-30 in Apia, has no window."""
-    asked = {"granularity": "1d", "fill": "zero", "limit": 3}
+    query = {"granularity": "1d", "fill": "zero", "limit": 3}
     november = {"from": moment(START), "to": "2025-12-01T00:00:00Z"}
-    rows = api.rows("hours", **asked, tz="America/Havana", **november)
+    rows = api.rows("hours", **query, tz="America/Havana", **november)
     counts = Counter(row["window_start"] for row in rows)
     assert (len(counts), set(counts.values())) == (32, {2})
     assert sum(row["n"] for row in rows) == 2 * (24 * DAYS - 4)
     december = {"tz": "Pacific/Apia", "from": "2011-12-28", "to": "2012-01-02"}
-    assert [row["window_start"] for row in api.rows("quarters", **asked, **december)] == [
+    assert [row["window_start"] for row in api.rows("quarters", **query, **december)] == [
         "2011-12-28T10:00:00Z", "2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z", "2011-12-31T10:00:00Z",
         "2012-01-01T10:00:00Z",
     ]  # fmt: skip
@@ -206,29 +206,32 @@ def test_sql_and_python_agree_on_the_bucket_of_a_time_in_any_zone(admin: psycopg
     zones, compared = [], set()
     for name in sorted(zoneinfo.available_timezones() if length == "7d" else ZONES_WITH_ODD_CHANGES):
         calendar = Calendar.of(length, name)
-        calendar_runs = runs(calendar, since.year, until.year)
+        calendar_runs = find_runs(calendar, since.year, until.year)
         if calendar_runs in compared:  # Another zone had the same times in these years.
             continue
         compared.add(calendar_runs)
-        starts = [s.replace(tzinfo=UTC) for s in calendar.between(since, until)]
-        odd = {n for n in range(1, len(starts) - 3) if starts[n + 1] - starts[n] != calendar.days * DAY}
+        starts = [s.replace(tzinfo=UTC) for s in calendar.starts_between(since, until)]
+        odd = {n for n in range(1, len(starts) - 3) if starts[n + 1] - starts[n] != calendar.max_days * DAY}
         near = sorted({m for n in odd | {3} for m in (n - 1, n, n + 1, n + 2) if 0 < m < len(starts) - 3})
         times = [starts[n] + dt.timedelta(seconds=s) for n in near for s in (-1, 0, 1)]
         places = [bisect_right(starts, time) - 1 for time in times]
-        arrays = ([time.replace(tzinfo=UTC) for time in part] for part in (calendar_runs.firsts, calendar_runs.lasts))
+        arrays = (
+            [time.replace(tzinfo=UTC) for time in part]
+            for part in (calendar_runs.first_starts, calendar_runs.last_starts)
+        )
         wanted = ([starts[n + further] for n in places] for further in (0, 1, 3))
-        zones.append((name, *arrays, times, *wanted, list(calendar_runs.numbers)))
-    cut = CalendarSql(calendar.days * 86_400_000, "firsts", "lasts", "numbers")
+        zones.append((name, *arrays, times, *wanted, list(calendar_runs.units_before)))
+    grid = CalendarSql(calendar.max_days * 86_400_000, "firsts", "lasts", "numbers")
     moments = ", ".join(f"{column} timestamptz[]" for column in ("firsts", "lasts", "t", "s", "e", "l"))
     kinds = f"text, {moments}, numbers bigint[]"
     with admin.cursor() as cursor:
         cursor.execute(f"CREATE TEMP TABLE zones_{length} (name {kinds})")
         cursor.executemany(f"INSERT INTO zones_{length} VALUES (%s, %s, %s, %s, %s, %s, %s, %s)", zones)
         cursor.execute(
-            f"SELECT name, time, found, finish FROM (SELECT *, {cut.start('time')} AS found FROM zones_{length},"
+            f"SELECT name, time, found, finish FROM (SELECT *, {grid.start('time')} AS found FROM zones_{length},"
             " unnest(t, s, e, l) AS u(time, start, finish, later)) AS x"
-            f" WHERE found IS DISTINCT FROM start OR {cut.end('found')} IS DISTINCT FROM finish"
-            f" OR {cut.shift('found', 3)} IS DISTINCT FROM later OR {cut.shift('later', -3)} IS DISTINCT FROM found"
+            f" WHERE found IS DISTINCT FROM start OR {grid.end('found')} IS DISTINCT FROM finish"
+            f" OR {grid.shift('found', 3)} IS DISTINCT FROM later OR {grid.shift('later', -3)} IS DISTINCT FROM found"
         )
         assert cursor.fetchall() == []
     assert sum(len(zone[3]) for zone in zones) > 5_000
@@ -248,10 +251,10 @@ def test_a_fill_of_zero_is_zero_for_counts_and_sums_and_null_for_other_metrics(a
 
 @pytest.mark.parametrize("granularity", ["1h", None])
 def test_zero_and_minus_zero_are_one_group_also_in_filled_windows(api: Api, granularity: str | None) -> None:
-    asked = {"from": moment(START), "to": moment(START + 3 * HOUR), "fill": "zero", "order": "v,at,window_start"}
+    query = {"from": moment(START), "to": moment(START + 3 * HOUR), "fill": "zero", "order": "v,at,window_start"}
     if granularity:
-        asked["granularity"] = granularity
-    rows = api.rows("signed", **asked)
+        query["granularity"] = granularity
+    rows = api.rows("signed", **query)
     counts = [(row["v"], row["at"], row["n"]) for row in rows]
     start = moment(START)
     assert counts == [
@@ -260,19 +263,19 @@ def test_zero_and_minus_zero_are_one_group_also_in_filled_windows(api: Api, gran
     ]  # fmt: skip
     for zero in ("0", "-0.0", "0e0"):
         assert [row["n"] for row in api.rows("signed", v=zero, at=start, order="window_start", limit=1)] == [2, 2]
-    assert api.rows("signed", **asked, limit=2) == rows
+    assert api.rows("signed", **query, limit=2) == rows
 
 
 def test_a_roll_up_is_closed_when_the_last_hopping_window_with_its_events_is_closed(api: Api) -> None:
     """Windows of 30 minutes start every 15 minutes. The last window with events of an hour ends 15 minutes later."""
-    asked = {"granularity": "1h", "from": moment(START), "to": moment(START + HOUR)}
+    query = {"granularity": "1h", "from": moment(START), "to": moment(START + HOUR)}
     try:
         for minutes, closed in ((59, False), (60, False), (74, False), (75, True)):
             until = int((START + dt.timedelta(minutes=minutes)).timestamp() * 1000)
             api.bench.query(
                 f"UPDATE {{s}}._aggregations SET closed_until = {until} WHERE name = 'quarters' RETURNING 1"
             )
-            assert [row["closed"] for row in api.rows("quarters", **asked)] == [closed], minutes
+            assert [row["closed"] for row in api.rows("quarters", **query)] == [closed], minutes
     finally:
         api.bench.query("UPDATE {s}._aggregations SET closed_until = NULL WHERE name = 'quarters' RETURNING 1")
 

@@ -164,10 +164,10 @@ def page(browser: Browser) -> Iterator[Page]:
     assert errors == []
 
 
-def state(page: Page, panel: str, wanted: str, *, seconds: float = 30) -> str:
+def state(page: Page, panel: str, expected_state: str, *, seconds: float = 30) -> str:
     """Wait until a panel is in a state, and return its text."""
     node = page.locator(f"#{panel}-state")
-    expect(node).to_have_attribute("data-state", wanted, timeout=seconds * 1_000)
+    expect(node).to_have_attribute("data-state", expected_state, timeout=seconds * 1_000)
     return node.text_content() or ""
 
 
@@ -253,14 +253,14 @@ def test_a_panel_that_waits_for_an_answer_shows_no_old_rows(site: Site, page: Pa
     """The panel says that it loads."""
     page.goto(site.at(pipeline="shop", aggregation="by_country", metric="views"))
     state(page, "chart", "fresh")
-    held: list[Route] = []
-    page.route("**/aggregates/by_user?*", lambda route: held.append(route))
+    requests: list[Route] = []
+    page.route("**/aggregates/by_user?*", lambda route: requests.append(route))
     page.select_option("#aggregation", "by_user")
     for panel in ("chart", "windows"):
         assert state(page, panel, "loading") == "Loading …"
     assert (lines(page), drawn(page), page.locator("#windows tr").count()) == ([], 0, 0)
     page.unroute("**/aggregates/by_user?*")
-    assert held
+    assert requests
     page.reload()
     state(page, "chart", "truncated")
 

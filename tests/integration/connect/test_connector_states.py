@@ -95,7 +95,7 @@ def stored(worker: Server, name: str) -> dict[str, Any]:
     return {**info.json(), "status": status.json()} if info.is_success else {}
 
 
-def settled(actuator: KafkaConnect, *wanted: Connector, adopt: bool = False) -> list[Outcome]:
+def settle(actuator: KafkaConnect, *wanted: Connector, adopt: bool = False) -> list[Outcome]:
     """Run passes until one changes nothing and all connectors are done. Return its outcomes."""
 
     def done() -> list[Outcome]:
@@ -105,7 +105,7 @@ def settled(actuator: KafkaConnect, *wanted: Connector, adopt: bool = False) -> 
     return eventually(done, what="connectors as specified", seconds=60)
 
 
-def read(servers: Servers, *wanted: str) -> None:
+def read_values(servers: Servers, *wanted: str) -> None:
     """Read the topic from its start until it has contained all these values."""
     settings = {
         "bootstrap.servers": servers.kafka,
@@ -136,19 +136,19 @@ def test_a_connector_is_created_repaired_paused_and_deleted(
     wanted = connector(str(file))
     first = actuator.ensure([wanted], owner=OWNER)
     assert [(outcome.rank, outcome.changed) for outcome in first] == [(Rank.WAITING, 1)]
-    (outcome,) = settled(actuator, wanted)
+    (outcome,) = settle(actuator, wanted)
     assert outcome.observed == {"name": "files", "state": "RUNNING", "tasks": [{"id": 0, "state": "RUNNING"}]}
-    read(servers, "one", "two")
+    read_values(servers, "one", "two")
 
     changed = {**wanted.config, "file": "/elsewhere", "stray": "1"}
     url = f"http://127.0.0.1:{worker.port}/connectors/{wanted.name}/config"
     httpx.put(url, json=changed, timeout=30, trust_env=False).raise_for_status()
-    settled(actuator, wanted)
+    settle(actuator, wanted)
     assert stored(worker, wanted.name)["config"] == wanted.config
 
-    (paused,) = settled(actuator, replace(wanted, paused=True))
+    (paused,) = settle(actuator, replace(wanted, paused=True))
     assert paused.observed["state"] == stored(worker, wanted.name)["status"]["connector"]["state"] == "PAUSED"
-    settled(actuator, wanted)
+    settle(actuator, wanted)
     assert stored(worker, wanted.name)["status"]["connector"]["state"] == "RUNNING"
 
     (deleted,) = actuator.ensure([], owner=OWNER)
@@ -162,7 +162,7 @@ def test_a_connector_that_is_created_paused_never_runs(folder: Path, actuator: K
     file = folder / "unread.txt"
     file.write_text("unread\n")
     wanted = replace(connector(str(file), "halted"), paused=True)
-    (outcome,) = settled(actuator, wanted)
+    (outcome,) = settle(actuator, wanted)
     assert outcome.observed["state"] == "PAUSED"
 
 
@@ -183,10 +183,10 @@ def test_a_failed_task_is_named_and_restarted_with_growing_delays(
             "transforms.part.field": "x",
         },
     )
-    counting = KafkaConnect(client, restarts)
+    restarting = KafkaConnect(client, restarts)
 
     def failing() -> Outcome | None:
-        (outcome,) = counting.ensure([broken], owner=OWNER)
+        (outcome,) = restarting.ensure([broken], owner=OWNER)
         return outcome if outcome.rank == Rank.FAILED else None
 
     outcome = eventually(failing, what="a failed task", seconds=60)
@@ -205,7 +205,7 @@ def test_a_failed_task_is_named_and_restarted_with_growing_delays(
         in eventually(failing, what="the task failed a third time", seconds=60).message
     )
 
-    settled(counting, connector(str(file), "broken"))
+    settle(restarting, connector(str(file), "broken"))
 
 
 def test_connectors_of_another_pipeline_are_not_changed_unless_adopted(
@@ -223,7 +223,7 @@ def test_connectors_of_another_pipeline_are_not_changed_unless_adopted(
     assert "belongs to the pipeline test/shop/lines/u-2" in outcome.message
     assert actuator.ensure([], owner=OWNER) == actuator.remove(owner=OWNER) == []
     assert stored(worker, foreign.name)["config"] == foreign.config
-    settled(actuator, wanted, adopt=True)
+    settle(actuator, wanted, adopt=True)
     assert stored(worker, foreign.name)["config"] == wanted.config
     assert [outcome.name for outcome in actuator.remove(owner=OWNER)] == [wanted.name]
 
@@ -239,8 +239,8 @@ def test_connect_stores_a_reference_to_a_secret_instead_of_its_value(
     for placeholder, text in {"{namespace}": "shop", "{name}": "place", "{key}": "path"}.items():
         reference = reference.replace(placeholder, text)
     wanted = connector(reference, "secret")
-    settled(actuator, wanted)
-    read(servers, "from the secret file")
+    settle(actuator, wanted)
+    read_values(servers, "from the secret file")
     assert str(file) not in str(stored(worker, wanted.name)["config"])
     assert stored(worker, wanted.name)["config"]["file"] == reference
 
@@ -262,12 +262,12 @@ def test_a_worker_that_is_unreachable_is_reported_within_ten_seconds(
     file = folder / "away.txt"
     file.write_text("")
     wanted = connector(str(file), "away")
-    settled(actuator, wanted)
+    settle(actuator, wanted)
     began = time.monotonic()
-    hasty = ConnectClient(f"http://127.0.0.1:{worker.port}", seconds=2)
+    quick_client = ConnectClient(f"http://127.0.0.1:{worker.port}", seconds=2)
     with frozen(worker), pytest.raises(TidemillError) as error:
-        KafkaConnect(hasty).ensure([wanted], owner=OWNER)
-    hasty.close()
+        KafkaConnect(quick_client).ensure([wanted], owner=OWNER)
+    quick_client.close()
     assert error.value.reason == Reason.UNREACHABLE
     assert time.monotonic() - began < 10
     worker.kill()
@@ -278,4 +278,4 @@ def test_a_worker_that_is_unreachable_is_reported_within_ten_seconds(
     assert f"Kafka Connect at http://127.0.0.1:{worker.port} does not answer" in str(error.value)
     assert time.monotonic() - began < 10
     worker.start()
-    settled(actuator, wanted)
+    settle(actuator, wanted)

@@ -125,7 +125,7 @@ class Truth:
                         self.count("d", row[0])
 
 
-def answered(running: Up) -> tuple[dict[str, int], dict[str, Decimal]]:
+def api_totals(running: Up) -> tuple[dict[str, int], dict[str, Decimal]]:
     """Return the API's number of changes and sum of amounts by operation, over all windows."""
     url = running.ready_file["pipelines"]["orders"]["api"]
     answer = httpx.get(f"{url}/v1/pipelines/orders/aggregates/by_op.json", timeout=10, trust_env=False).json()
@@ -149,7 +149,7 @@ def test_changes_of_a_table_count_once_although_the_worker_is_killed(server_fold
         secret.write_text(f"{PASSWORD}\n")
         with up(server_folder) as running:
             running.wait_ready()
-            eventually(lambda: answered(running)[0] == {"r": 200}, what="the snapshot", seconds=SECONDS)
+            eventually(lambda: api_totals(running)[0] == {"r": 200}, what="the snapshot", seconds=SECONDS)
             for number in range(ROUNDS):
                 truth.round(connection)
                 if number in KILLED_AT:
@@ -162,12 +162,12 @@ def test_changes_of_a_table_count_once_although_the_worker_is_killed(server_fold
                     )
             wanted = dict(truth.changes), truth.totals
             eventually(
-                lambda: answered(running) == wanted,
-                what=lambda: f"{wanted}; answered {answered(running)}; {running.output}",
+                lambda: api_totals(running) == wanted,
+                what=lambda: f"{wanted}; answered {api_totals(running)}; {running.output}",
                 seconds=SECONDS,
             )
             (rows, left) = connection.execute("SELECT count(*), sum(amount) FROM orders").fetchone() or (0, 0)
-            changes, _ = answered(running)
+            changes, _ = api_totals(running)
             assert changes["r"] + changes["c"] - changes["d"] == rows
             assert left is not None
             eventually(lambda: running.status["ready"], what="ready again", seconds=SECONDS)
@@ -194,6 +194,6 @@ def test_changes_of_a_table_count_once_although_the_worker_is_killed(server_fold
                 seconds=SECONDS,
             )
         written = [path for path in (server_folder / ".tidemill").rglob("*") if path.is_file()]
-        holding = [path for path in written if PASSWORD.encode() in path.read_bytes()]
+        with_password = [path for path in written if PASSWORD.encode() in path.read_bytes()]
         own = server_folder / ".tidemill" / "connect" / "secrets" / "shop" / "shop-db" / "password"
-        assert sorted(holding) == sorted([secret, own]), json.dumps([str(path) for path in holding])
+        assert sorted(with_password) == sorted([secret, own]), json.dumps([str(path) for path in with_password])

@@ -26,7 +26,7 @@ from tidemill_contract.resource.kinds.formats import RegistrySpec
 from tidemill_operator.laptop.servers.kafka_jars import find_java
 from tidemill_operator.processes.files import locked
 from tidemill_processor.formats.protobuf_types import ProtobufSchema
-from tidemill_processor.formats.registry import Registry, RegistryAwayError, UnknownSchemaError
+from tidemill_processor.formats.registry import Registry, RegistryUnavailableError, UnknownSchemaError
 from waiting import eventually
 
 pytestmark = [pytest.mark.comparison, pytest.mark.slow]
@@ -90,7 +90,7 @@ def test_schemas_are_read_and_an_unknown_schema_raises_an_error(url: str) -> Non
         with pytest.raises(UnknownSchemaError):
             registry.schema(4_711)
     wrong = Registry(RegistrySpec(url=url.replace("ccompat", "elsewhere")))
-    with closing(wrong), pytest.raises(RegistryAwayError):
+    with closing(wrong), pytest.raises(RegistryUnavailableError):
         wrong.schema(4_711)
 
 

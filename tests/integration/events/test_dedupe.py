@@ -129,11 +129,11 @@ def test_ids_are_deleted_after_the_watermark_has_passed_their_window(schema: Any
     )
     process = Process(connection)
     process.take(logs, {0: 5})
-    forgetter = process.forgetter()
+    cleaner = process.event_id_cleaner()
 
     def left_at(hours: int) -> int:
         connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + hours * HOUR,))
-        forgetter.run(connection)
+        cleaner.run(connection)
         return int(connection.execute(f"SELECT count(*) FROM {name}._dedupe").fetchone()[0])  # type: ignore[index]
 
     assert left_at(6) == 2
@@ -147,7 +147,7 @@ def test_ids_are_deleted_after_the_watermark_has_passed_their_window(schema: Any
 
 
 @pytest.mark.parametrize(
-    ("path", "wanted"),
+    ("path", "expected"),
     [
         # With ids of elements, all elements of the first record count, and c of the second record.
         ("lines[].id", (4, 1 + 2 + 4 + 5)),
@@ -155,7 +155,7 @@ def test_ids_are_deleted_after_the_watermark_has_passed_their_window(schema: Any
         ("id", (4, 1 + 2 + 4 + 5)),
     ],
 )
-def test_copies_of_array_elements_are_left_out(make_schema: Any, path: str, wanted: tuple[int, int]) -> None:
+def test_copies_of_array_elements_are_left_out(make_schema: Any, path: str, expected: tuple[int, int]) -> None:
     """Elements are compared by their ids, or by the id of the record and the index of the element."""
     document = SPEC.model_dump(by_alias=True, exclude_unset=True)
     id_, ts, v = document["source"]["fields"]
@@ -171,11 +171,11 @@ def test_copies_of_array_elements_are_left_out(make_schema: Any, path: str, want
     process.take(logged([first], [second]), {0: 1})
     assert totals(connection, database.schema) == (3, 7)
     process.take(logged([first], [second]), {1: 1})
-    assert totals(connection, database.schema) == wanted
+    assert totals(connection, database.schema) == expected
     process.take(logged([first, first], [second, second]), {0: 1, 1: 1})
     # An element without an id counts again.
     repeated = (1, 4) if path == "lines[].id" else (0, 0)
-    assert totals(connection, database.schema) == (wanted[0] + repeated[0], wanted[1] + repeated[1])
+    assert totals(connection, database.schema) == (expected[0] + repeated[0], expected[1] + repeated[1])
 
 
 def test_ids_of_a_partition_that_was_idle_are_kept(schema: Any) -> None:
@@ -186,9 +186,9 @@ def test_ids_of_a_partition_that_was_idle_are_kept(schema: Any) -> None:
     process = Process(connection)
     process.take(logs, {0: 3, 1: 3})
     connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + 11 * HOUR,))  # Partition 1 is idle.
-    forgetter = process.forgetter()
+    cleaner = process.event_id_cleaner()
     process.take(logs, {1: 2})
-    forgetter.run(connection)
+    cleaner.run(connection)
     process.take(logs, {1: 2})
     assert totals(connection, name) == (8, 8)
 
@@ -199,9 +199,9 @@ def test_an_event_far_ahead_does_not_extend_the_life_of_other_ids(schema: Any) -
     logs = logged([event(f"id-{n}", n) for n in range(9)] + [event("ahead", 24 * HOUR + HOUR // 2)])
     process = Process(connection)
     process.take(logs, {0: 10})
-    forgetter = process.forgetter()
+    cleaner = process.event_id_cleaner()
     connection.execute(f"UPDATE {name}._readers SET watermark = %s", (BASE + 2 * HOUR,))
-    forgetter.run(connection)
+    cleaner.run(connection)
     assert connection.execute(f"SELECT id FROM {name}._dedupe").fetchall() == [("ahead",)]
 
 

@@ -30,7 +30,7 @@ def replayed(
 
     Return the administrator's connection and the quoted name of the schema.
     """
-    monkeypatch.setattr(replay, "ASK_SECONDS", 0.0)
+    monkeypatch.setattr(replay, "CHECK_SECONDS", 0.0)
     connection, database = make_schema(CONFIG)
     name = database.schema
     rows = make_replay_tables(connection, name, CONFIG, READER)
@@ -66,7 +66,8 @@ def test_a_replay_that_is_cancelled_and_requested_again_counts_all_events(replay
     live, filling = Process(connection), Process(connection, READER)
     live.take(logs, {0: 50})
     filling.take(logs, {0: 30})
-    # The operator cancels the replay (`end_replays`). The replay is requested again before the keeper deletes the ids.
+    # The operator cancels the replay (`delete_cancelled_replays`). The replay is requested again before the keeper
+    # deletes the ids.
     for statement in (
         f"UPDATE {name}._offsets SET feeds = '{{}}'",
         f"DELETE FROM {name}._aggregations WHERE reader = '{READER}'",
@@ -94,17 +95,17 @@ def test_a_replay_and_live_processors_count_each_id_once(replayed: Any, seed: in
     rnd.shuffle(copies)
     logs = logged(*(copies[p::PARTITIONS] for p in range(PARTITIONS)))
     live, filling, other = Process(connection), Process(connection, READER), Process(connection, READER)
-    forgetter = live.forgetter()
+    cleaner = live.event_id_cleaner()
     connection.execute(f"UPDATE {name}._readers SET watermark = %s WHERE reader = 'live'", (BASE,))
     for _ in range(400):
         process = rnd.choice([live, filling, filling, other])
         action = rnd.choice(["step"] * 5 + ["dies", "starts", "meet", "forget"])
         if action == "meet" and process is not live:
-            process.meet()
+            process.hand_over()
         elif action == "starts":
             process.start()
         elif action == "forget":
-            forgetter.run(connection)
+            cleaner.run(connection)
         else:
             sizes = {p: rnd.randrange(9) for p in range(PARTITIONS)}
             process.take(logs, sizes, dies=action == "dies")
@@ -112,10 +113,10 @@ def test_a_replay_and_live_processors_count_each_id_once(replayed: Any, seed: in
         pass
     while filling.take(logs, dict.fromkeys(logs, 50)) is not None:
         pass
-    filling.meet()
+    filling.hand_over()
     assert filling.positions == {}, "all partitions are handed over"
-    wanted = len(events), sum(counted["v"] for counted in events)
-    assert totals(connection, name, "daily_v1") == wanted
-    assert totals(connection, name, "daily_v2") == wanted
-    assert totals(connection, name, "hourly_v2") == wanted
+    expected = len(events), sum(counted["v"] for counted in events)
+    assert totals(connection, name, "daily_v1") == expected
+    assert totals(connection, name, "daily_v2") == expected
+    assert totals(connection, name, "hourly_v2") == expected
     assert connection.execute(f"SELECT count(*) FROM {name}._events").fetchone() == (len(events),)

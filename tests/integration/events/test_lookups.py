@@ -21,10 +21,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from bench import Bench, MakeBench, delete_topics
 from pipelines.pipeline_schema import connect_admin
 from running.hanging import BlackHole
-from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.functions.partials import build_layout, field_types
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_operator.observer.backlog import Standing, read_standings
+from tidemill_operator.observer.backlog import StoredProgress, read_progress
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -155,8 +155,8 @@ class World:
 
     def counted(self) -> dict[Group, Counts]:
         """Return the counts in Postgres by group."""
-        plan = layout(self.bench.config.spec.aggregations[0], field_types(self.bench.config.spec, {}))
-        columns = [f'coalesce("{partial.column}", 0)' for partial in plan.partials]
+        layout = build_layout(self.bench.config.spec.aggregations[0], field_types(self.bench.config.spec, {}))
+        columns = [f'coalesce("{partial.column}", 0)' for partial in layout.partials]
         rows = self.bench.query(f"SELECT {', '.join([*GROUPS, *columns])} FROM {{s}}.by_v1")
         return {tuple(row[:3]): tuple(map(int, row[3:])) for row in rows}
 
@@ -281,8 +281,8 @@ def test_the_operator_learns_why_a_lookup_was_never_read(make_bench: MakeBench, 
         (tmp_path / name).write_text(f"{value}\n")
 
     def unread() -> dict[str, str]:
-        standing = read_standings(at, [bench.config.schema_name])[bench.config.schema_name]
-        return dict(standing.unread) if isinstance(standing, Standing) else {}
+        standing = read_progress(at, [bench.config.schema_name])[bench.config.schema_name]
+        return dict(standing.unread_lookups) if isinstance(standing, StoredProgress) else {}
 
     with products(bench.servers) as connection:
         bench.produce([json.dumps({"ts": BASE, "sku": 1}).encode()] * 10)

@@ -1,6 +1,6 @@
 """Tests of source fields that are read from nested members, headers, keys and formatted times.
 
-A real ingest, processor and API give the same verdict on each event.
+A real ingest, processor and API give the same outcome on each event.
 """
 
 from __future__ import annotations
@@ -110,12 +110,12 @@ def test_the_processor_counts_the_nested_events_that_ingest_accepts(make_bench: 
     bench.start(2, module="tidemill_api")
     _, ingest, api = bench.ports
     answer = send(bench, ingest, [members for members, _ in NESTED])
-    verdicts = [(row.get("code", row["status"]), row.get("field")) for row in answer["results"]]
-    assert verdicts == [verdict for _, verdict in NESTED]
-    # Events that are written directly to the topic get the same verdicts.
+    outcomes = [(row.get("code", row["status"]), row.get("field")) for row in answer["results"]]
+    assert outcomes == [outcome for _, outcome in NESTED]
+    # Events that are written directly to the topic get the same outcomes.
     bench.produce([json.dumps(members).encode() for members, _ in NESTED])
     bench.await_consumed(2 * len(NESTED))
-    expected = [verdict for _, verdict in NESTED if verdict[0] != "accepted"]
+    expected = [outcome for _, outcome in NESTED if outcome[0] != "accepted"]
     letters = bench.query('SELECT reason, field, detail FROM {s}._dead_letters ORDER BY "offset"')
     assert [(reason, field) for reason, field, _ in letters] == expected * 2
     assert letters[1][2].endswith("the field is read from user.id")

@@ -200,9 +200,9 @@ def test_a_killed_send_resumes_at_its_position(small: Small) -> None:
     position = run.folder / "more.position"
     with subprocess.Popen(
         command, cwd=run.folder, env=ENVIRON, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as cut:
+    ) as sender:
         eventually(position.exists, seconds=60, what="the first batch is sent")
-        cut.kill()
+        sender.kill()
     sent = json.loads(position.read_text())["sent"]
     assert 0 < sent < 2_000
     rest = small.send("more.csv", *options)

@@ -22,8 +22,8 @@ from bench import Bench, MakeBench
 from tidemill_contract import names
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_contract.staged import RUNS
-from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_contract.stage_records import STAGE_RUNNING
+from tidemill_operator.actuators.kafka.offsets import OffsetReader
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.figures import Observation
@@ -190,17 +190,17 @@ def test_the_stage_reports_a_file_that_cannot_be_imported_and_loads_edited_files
     """No event is lost. The operator's observer reads the reason, and its lag includes the events before the stage."""
     bench = make_bench(config("mended"))
     key = Key("default", "mended", "")
-    seen: dict[Key, Observation] = {}
-    looks: list[Any] = []
-    log, postgres = KafkaLog(bench.servers.kafka), bench.servers.postgres
-    observer = Observer(log, postgres, seen.__setitem__, progress=lambda *arguments: looks.append(arguments[3]))
+    observations: dict[Key, Observation] = {}
+    notes: list[Any] = []
+    log, postgres = OffsetReader(bench.servers.kafka), bench.servers.postgres
+    observer = Observer(log, postgres, observations.__setitem__, progress=lambda *arguments: notes.append(arguments[3]))
     observer.watch(key, bench.config.schema_name, bench.config.read_topic, bench.config.events_topic)
 
-    def observed() -> tuple[int, str]:
-        observer.look()
-        figures = seen[key].figures
-        assert figures is not None, seen[key].fault
-        return figures.lag, str(looks[-1]) if isinstance(looks[-1], TidemillError) else ""
+    def lag_and_note() -> tuple[int, str]:
+        observer.measure()
+        figures = observations[key].figures
+        assert figures is not None, observations[key].fault
+        return figures.lag, str(notes[-1]) if isinstance(notes[-1], TidemillError) else ""
 
     start_stage(bench, "import nothing_here\n" + ENRICH)
     bench.start()
@@ -211,7 +211,7 @@ def test_the_stage_reports_a_file_that_cannot_be_imported_and_loads_edited_files
     bench.eventually(
         lambda: bench.health(1).get("lag") == 100, what="the processor's lag includes the events before the stage"
     )
-    lag, reason = observed()
+    lag, reason = lag_and_note()
     assert lag == 100
     assert reason.startswith(
         "the Python stage waits: enrich.py cannot be imported: ModuleNotFoundError: No module named"
@@ -221,8 +221,8 @@ def test_the_stage_reports_a_file_that_cannot_be_imported_and_loads_edited_files
     right, dead = expected(range(1, 101))
     bench.eventually(lambda: shops(bench) == right, what=lambda: f"{shops(bench)} is {right}")
     assert sum(letters(bench).values()) == dead.total()
-    bench.eventually(lambda: note(bench) == RUNS, what="the stage notes that the function runs")
-    bench.eventually(lambda: observed() == (0, ""), what="the observer measures no lag")
+    bench.eventually(lambda: note(bench) == STAGE_RUNNING, what="the stage notes that the function runs")
+    bench.eventually(lambda: lag_and_note() == (0, ""), what="the observer measures no lag")
 
     (bench.folder / "stage" / "enrich.py").write_text(ENRICH.replace("north", "west"))
     bench.eventually(
@@ -277,7 +277,7 @@ def test_an_event_from_which_the_function_never_returns_becomes_a_dead_letter(ma
         " before",
     }
     bench.eventually(lambda: bench.health(0).get("status") == "healthy", seconds=30, what="the stage is healthy again")
-    bench.eventually(lambda: note(bench) == RUNS, what="the stage notes that the function runs")
+    bench.eventually(lambda: note(bench) == STAGE_RUNNING, what="the stage notes that the function runs")
     assert "tidemill_stage_ended_calls_total 6.0" in bench.metrics(0)
 
 
@@ -344,9 +344,9 @@ def test_the_stage_keeps_its_positions_after_its_group_was_deleted_or_set_back(m
 
 
 def _set_back(kafka: AdminClient, group: str, topic: str) -> bool:
-    wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, number, 0) for number in range(3)])
+    offsets = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, number, 0) for number in range(3)])
     try:
-        changed = kafka.alter_consumer_group_offsets([wanted])[group].result(20)
+        changed = kafka.alter_consumer_group_offsets([offsets])[group].result(20)
     except KafkaException:  # The group still has a member.
         return False
     return all(place.error is None for place in changed.topic_partitions)

@@ -78,13 +78,13 @@ class Sender:
             self._producer.flush(30.0)
 
     def _send(self, topic: str, partition: int, number: int) -> None:
-        def written(error: Any, _: Any) -> None:
+        def delivered(error: Any, _: Any) -> None:
             assert error is None, error
             self.counts[topic, partition] += 1
             self.sums[topic, partition] += number
 
         value = json.dumps({"sent_to": topic, "number": number}).encode()
-        self._producer.produce(topic, value, partition=partition, on_delivery=written)
+        self._producer.produce(topic, value, partition=partition, on_delivery=delivered)
         self._producer.poll(0)
 
     def expected(self) -> Counts:
@@ -241,8 +241,8 @@ def test_a_new_topic_that_the_pattern_matches_is_counted_from_its_start(listed: 
     assert local.query("SELECT count(*) FROM {s}._lost") == [(0,)]
     assert local.query("SELECT count(*) FROM {s}._dead_letters") == [(0,)]
     # The operator lists the topics of another cluster with a client of that cluster.
-    there = Clusters(lambda *_: {}).names("listed", KafkaSpec(bootstrap_servers=listed.servers.kafka))
-    assert {EU, US, ASIA, "listed.orders.dead-letters"} <= set(there)
+    topics = Clusters(lambda *_: {}).names("listed", KafkaSpec(bootstrap_servers=listed.servers.kafka))
+    assert {EU, US, ASIA, "listed.orders.dead-letters"} <= set(topics)
 
 
 @pytest.mark.matrix

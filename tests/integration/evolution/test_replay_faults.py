@@ -119,8 +119,8 @@ def test_a_replay_is_exact_through_outages_and_kills(
     # The replay reads up to the positions of live processors, which must not be zero.
     until(lambda: faulty.consumed("live") == EVENTS, seconds=60, what="live processors have counted all events")
     load.start()
-    asked = faulty.tidemill("replay", "orders", "--rate", str(REPLAYED_A_SECOND), "--no-wait")
-    assert asked.returncode == 0, asked.stderr
+    replay = faulty.tidemill("replay", "orders", "--rate", str(REPLAYED_A_SECOND), "--no-wait")
+    assert replay.returncode == 0, replay.stderr
     until(lambda: faulty.replay().get("processed"), seconds=60, what="the replay has begun")
     for name in ("kafka", "postgres", "redis"):
         server = faulty.own.handles[name]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from any_values.pipeline import BASE, CONFIG, FUNCTIONS, LARGEST, MINUTE, TINIEST, Event
 from any_values.stage import MORE_OF, Stage
-from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO
+from tidemill_contract.events.event_errors import SECONDS_FROM, SECONDS_TO
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.merge import merging

@@ -20,20 +20,20 @@ import pytest
 
 from kafka_records import KafkaRecord
 from tidemill_api.catalog import PipelineModel
-from tidemill_api.live.database_reads import _changed_sql, _latest
+from tidemill_api.live.database_reads import _changed_sql, _latest_query
 from tidemill_api.live.query import RESERVED as LIVE_PARAMETERS
 from tidemill_api.query.aggregate import RESERVED as PARAMETERS
-from tidemill_api.query.aggregate import take_query
-from tidemill_api.query.pages import State
+from tidemill_api.query.aggregate import parse_query
+from tidemill_api.query.pages import AggregationState
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder
 from tidemill_api.query.sql import statement
-from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.functions.fill_history import FillHistory
 from tidemill_contract.functions.partials import quote
 from tidemill_contract.resource.name_rules import SYSTEM_COLUMNS
-from tidemill_contract.resource.rules import RESERVED
+from tidemill_contract.resource.rules import RESERVED_COLUMNS
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, PostgresCredentials, WorkloadSettings
 from tidemill_contract.times import rfc3339, rfc3339_ms
 from tidemill_operator.actuators.base import PipelineSecrets
@@ -96,13 +96,13 @@ class Named:
         """Commit events as one batch."""
         records = [Record(self.offset + n, event) for n, event in enumerate(events)]
         batch = BatchReader(self.config.spec).read(records, BASE + 86_400_000)
-        assert not batch.dead
+        assert not batch.dead_letters
         self.committer.commit(batch, {0: Position(self.offset, 0)})
         self.offset += len(records)
 
     def ask(self, name: str, text: str = "") -> list[dict[str, Any]]:
         """Return the API's answer to a query of an aggregation."""
-        query, binder = take_query(self.api.aggregation(name), Parameters.from_query(text.encode())), Binder()
+        query, binder = parse_query(self.api.aggregation(name), Parameters.from_query(text.encode())), Binder()
         rows = self.admin.execute(statement(query, binder, None).encode(), binder.values).fetchall()
         names = [column.name for column in query.columns]
         return [dict(zip(names, row, strict=True)) for row in rows]
@@ -115,9 +115,9 @@ class Named:
 
     def changed(self, name: str, rev: int) -> list[dict[str, Any]]:
         """Return the windows that live changes send after a revision."""
-        query, binder = _latest(self.api.aggregation(name), (), 100), Binder()
+        query, binder = _latest_query(self.api.aggregation(name), (), 100), Binder()
         times = [dt.datetime.fromtimestamp((BASE + minutes * MINUTE) / 1000, dt.UTC) for minutes in (-9, 9)]
-        text = _changed_sql(query, State("x", 9, None, None, Feeds()), binder, f"_rev > {rev}", *times)
+        text = _changed_sql(query, AggregationState("x", 9, None, None, FillHistory()), binder, f"_rev > {rev}", *times)
         names = [column.name for column in query.columns]
         rows = [dict(zip(names, row, strict=True)) for row in self.admin.execute(text.encode(), binder.values)]
         # A session that was joined to another is sent as an empty window.
@@ -207,8 +207,8 @@ def by_minute(rows: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], d
 
 def test_metrics_with_similar_names_have_the_values_of_their_own_fields(make: Any) -> None:
     """The values are right in merged, composed and rolled up windows, in results and in live changes."""
-    assert not check({"apiVersion": "tidemill.dev/v1alpha1", "kind": "AnalyticsPipeline", "metadata": {"name": "x"},
-                      "spec": adversarial()})[1]  # fmt: skip
+    names = {"apiVersion": "tidemill.dev/v1alpha1", "kind": "AnalyticsPipeline", "metadata": {"name": "x"}}
+    assert not check_document({**names, "spec": adversarial()})[1]
     named, events = make("adversarial", adversarial()), [event(number) for number in range(48)]
     named.commit(events[:20])
     named.commit(events[20:])
@@ -256,7 +256,7 @@ def keywords(admin: psycopg.Connection[Any]) -> list[str]:
     words = {word for (word,) in admin.execute("SELECT word FROM pg_get_keywords()")}
     words |= {*keyword.kwlist, *keyword.softkwlist, *dir(msgspec.Struct), *dir(object), *SYSTEM_COLUMNS, *PARAMETERS}
     words |= {"a", "z" * 41, "x1__", "oid", "self", "cls", "pg_class", "batch_1", "excluded", "value", "le", "quantile"}
-    return sorted(word for word in words if word.islower() and word[0].isalpha() and word not in RESERVED)
+    return sorted(word for word in words if word.islower() and word[0].isalpha() and word not in RESERVED_COLUMNS)
 
 
 def pipeline_of_names(words: tuple[str, ...]) -> dict[str, Any]:
@@ -295,7 +295,7 @@ def test_every_keyword_works_as_a_name(make: Any, admin: psycopg.Connection[Any]
     for number, some in enumerate(cut(words, 120)):
         spec = pipeline_of_names(some)
         document = {"apiVersion": "tidemill.dev/v1alpha1", "kind": "AnalyticsPipeline", "metadata": {"name": "x"}}
-        assert check({**document, "spec": spec})[1] == []
+        assert check_document({**document, "spec": spec})[1] == []
         named = make(f"keywords-{number}", spec)
         assert named.outcome.rank == Rank.DONE, named.outcome
         values = {word: place for place, word in enumerate(some)}
@@ -334,7 +334,7 @@ def test_a_system_column_is_refused_as_group_and_the_named_remedy_works(make: An
         ],
     }
     document = {"apiVersion": "tidemill.dev/v1alpha1", "kind": "AnalyticsPipeline", "metadata": {"name": "x"}}
-    (fault,) = check({**document, "spec": spec})[1]
+    (fault,) = check_document({**document, "spec": spec})[1]
     assert fault.path == "spec.aggregations[0].groupBy[0]"
     assert f"{{name: by_{column}, expression: {column}}}" in str(fault)
     refused = make("system", spec).outcome
@@ -344,7 +344,7 @@ def test_a_system_column_is_refused_as_group_and_the_named_remedy_works(make: An
 
     spec["transform"] = {"derive": [{"name": f"by_{column}", "expression": column}]}
     spec["aggregations"][0]["groupBy"] = [f"by_{column}"]
-    assert check({**document, "spec": spec})[1] == []
+    assert check_document({**document, "spec": spec})[1] == []
     named = make("system", spec)
     named.commit([{"ts": BASE, column: 7}])
     (row,) = named.ask("rows")

@@ -98,7 +98,7 @@ def test_quotients_of_extreme_doubles_are_right_or_null(admin: psycopg.Connectio
     values = [0.0, 5e-324, -5e-324, 1e-323, 1e-300, 1.0, -7.5, 1e300, largest, -largest]
     lengths = [0.0, 0.001, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.4, 86_400.0, 315_360_000.0]
     counts = [0, 1, 2, 3, 10**9, 2**63 - 1]
-    for quotient, kind, divisors in ((doubles.per, "float8", lengths), (doubles.divided, "bigint", counts)):
+    for quotient, kind, divisors in ((doubles.per_second, "float8", lengths), (doubles.divide, "bigint", counts)):
         rows = admin.execute(
             f"SELECT v, d, {quotient('v', 'd')} FROM unnest(%s::float8[]) AS v, unnest(%s::{kind}[]) AS d",
             (values, divisors),

@@ -80,7 +80,7 @@ def test_refused_events_reach_the_processor_with_their_reason(ingest: Any) -> No
     assert len(records) == 6
     batch = BatchReader(config.spec).read(records, int(time.time() * 1000))
     assert batch.frame.height == 1
-    letters = {letter.reason: letter for letter in batch.dead}
+    letters = {letter.reason: letter for letter in batch.dead_letters}
     assert {reason: letter.field for reason, letter in letters.items()} == {
         "not_json": None, "not_an_object": None, "missing_field": "country", "mistyped": "amount", "too_large": None,
     }  # fmt: skip
@@ -310,7 +310,7 @@ def test_a_stop_loses_no_acknowledged_event(servers: Any, make_ingest: Callable[
     config = own.add(own.pipeline_config("stops"))
     own.start()
     acknowledged: list[bytes] = []
-    unwaited: list[bytes] = []
+    queued: list[bytes] = []
 
     def send(worker: int) -> None:
         with httpx.Client(timeout=30) as client:
@@ -327,7 +327,7 @@ def test_a_stop_loses_no_acknowledged_event(servers: Any, make_ingest: Callable[
                 if answer.status_code == 200:
                     acknowledged.extend(sent)
                 elif answer.status_code == 202:
-                    unwaited.extend(sent)
+                    queued.extend(sent)
 
     threads = [threading.Thread(target=send, args=(worker,)) for worker in range(4)]
     for thread in threads:
@@ -338,7 +338,7 @@ def test_a_stop_loses_no_acknowledged_event(servers: Any, make_ingest: Callable[
         thread.join()
     written = set(values(own.written(config.events_topic)))
     assert set(acknowledged) - written == set()
-    assert set(unwaited) - written == set()
+    assert set(queued) - written == set()
     assert "Traceback" not in own.log
 
 

@@ -21,9 +21,9 @@ from confluent_kafka import KafkaError
 
 from tidemill_chassis.resilience.config import Deadline, ResilienceConfig
 from tidemill_contract.runtime import WorkloadSettings
-from tidemill_ingest.kafka.delivery import begin, finish
+from tidemill_ingest.kafka.delivery import queue_records, wait_for_delivery
+from tidemill_ingest.kafka.monitor import KafkaMonitor
 from tidemill_ingest.kafka.sink import Sink
-from tidemill_ingest.kafka.watch import Watch
 from tidemill_ingest.records import Records
 from waiting import eventually_async
 
@@ -280,7 +280,7 @@ def test_ingest_that_starts_before_kafka_becomes_ready_with_it(own_kafka: Any, m
 def test_a_fatal_error_of_the_producer_creates_a_new_producer(
     servers: Any, make_ingest: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """`Watch` is not up until the new producer has reached Kafka. Each record of the old producer gets an outcome."""
+    """Kafka is not up until the new producer has reached it. Each record of the old producer gets an outcome."""
     config = make_ingest(servers.kafka).add(make_ingest(servers.kafka).pipeline_config("fatal"))
     guard = ResilienceConfig().guards().kafka_producer
     records = Records([b"1", b"2"], None, {}, {})
@@ -289,21 +289,25 @@ def test_a_fatal_error_of_the_producer_creates_a_new_producer(
     async def scenario() -> None:
         sink = Sink(WorkloadSettings(kafka_brokers=servers.kafka), guard, request_seconds=30)
         sink.start()
-        watch = Watch(sink, guard)
+        monitor = KafkaMonitor(sink, guard)
         first = sink.producer
-        held = begin(sink, config.events_topic, records, places=True)
+        pending = queue_records(sink, config.events_topic, records, with_offsets=True)
         sink._quick.on_error(KafkaError(KafkaError._FATAL, "made up", fatal=True))
-        delivery = await finish(sink, config.events_topic, records, held, places=True, deadline=deadline)
-        assert delivery.failed.keys() | delivery.places.keys() == {0, 1}
+        delivery = await wait_for_delivery(
+            sink, config.events_topic, records, pending, with_offsets=True, deadline=deadline
+        )
+        assert delivery.failed.keys() | delivery.offsets.keys() == {0, 1}
         assert sink.producer is not first
-        assert not watch.up
-        watching = asyncio.create_task(watch.run())
-        await eventually_async(lambda: watch.up, what="the new producer has reached Kafka")
-        after = begin(sink, config.events_topic, records, places=True)
-        delivery = await finish(sink, config.events_topic, records, after, places=True, deadline=deadline)
+        assert not monitor.up
+        monitor_task = asyncio.create_task(monitor.run())
+        await eventually_async(lambda: monitor.up, what="the new producer has reached Kafka")
+        after = queue_records(sink, config.events_topic, records, with_offsets=True)
+        delivery = await wait_for_delivery(
+            sink, config.events_topic, records, after, with_offsets=True, deadline=deadline
+        )
         assert delivery.failed == {}
-        watching.cancel()
-        await asyncio.wait([watching])
+        monitor_task.cancel()
+        await asyncio.wait([monitor_task])
         assert await sink.close(10) == 0
 
     asyncio.run(scenario())

@@ -21,7 +21,7 @@ from kafka_admin import KafkaAdmin
 from kube.pki import Authority
 from running.mosquitto import PROGRAM, Mosquitto
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX
-from tidemill_contract.events.verdicts import REASON_HEADER
+from tidemill_contract.events.invalid_events import REASON_HEADER
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from waiting import eventually

@@ -56,18 +56,18 @@ spec:
 OPERATOR = """\
 import time
 from tidemill_chassis.status_server import StatusServer
-from tidemill_operator.cluster.telemetry import LEADER, Measures
+from tidemill_operator.cluster.telemetry import LEADER, OperatorMetrics
 from tidemill_operator.cluster.queue import Result
 from tidemill_operator.keys import Key
 server = StatusServer("127.0.0.1", 0, lambda: (200, {}), lambda: True, lambda: True)
 server.start()
 print(server.port, flush=True)
-measures, key = Measures(), Key("default", "watched", "1")
+metrics, key = OperatorMetrics(), Key("default", "watched", "1")
 LEADER.set(1)
-measures.scaled(key, {"reason": "steady", "desired": 1, "current": 1})
+metrics.record_scaling(key, {"reason": "steady", "desired": 1, "current": 1})
 while True:
-    with measures.pass_of(key) as doing:
-        doing.result = Result.SETTLED
+    with metrics.measure_pass(key) as running_pass:
+        running_pass.result = Result.SETTLED
     time.sleep(0.2)
 """
 

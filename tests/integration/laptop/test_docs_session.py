@@ -53,11 +53,11 @@ def type_in(session: Up) -> Callable[[str], str]:
         command = command.replace("localhost:8081", urls["api"].removeprefix("http://"))
         command = re.sub(r"\.venv/bin/", f"{ROOT}/.venv/bin/", command)
         environ = {**ENVIRON, "no_proxy": "*"}
-        done = subprocess.run(
+        result = subprocess.run(
             ["bash", "-c", command], cwd=session.folder, env=environ, capture_output=True, text=True, timeout=60
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     return run
 
@@ -99,11 +99,11 @@ def test_the_live_client_of_the_page_prints_a_snapshot(session: Up) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(words, env=ENVIRON, **pipes) as client:
         try:
-            deadline, seen = time.monotonic() + 60, ""
+            deadline, output = time.monotonic() + 60, ""
             assert client.stdout is not None
-            while '"snapshot"' not in seen and time.monotonic() < deadline:
-                seen += client.stdout.readline()
-            assert '"snapshot"' in seen
+            while '"snapshot"' not in output and time.monotonic() < deadline:
+                output += client.stdout.readline()
+            assert '"snapshot"' in output
         finally:
             client.kill()
 
@@ -117,10 +117,10 @@ def test_a_service_serves_every_address_that_the_pages_name(session: Up) -> None
         for path in ("/health", "/livez", "/readyz"):
             assert httpx.get(f"{url}{path}", timeout=20, trust_env=False).status_code == 200, path
     pages = [README, *sorted((ROOT / "docs").rglob("*.md"))]
-    named = {path for page in pages for path in re.findall(r"/v1/[A-Za-z0-9{}_/-]*[A-Za-z0-9}]", page.read_text())}
+    paths = {path for page in pages for path in re.findall(r"/v1/[A-Za-z0-9{}_/-]*[A-Za-z0-9}]", page.read_text())}
     patterns = [re.compile(re.sub(r"\{[^}]+\}", "[^/]+", path)) for path in served]
     live = re.compile(r"/v1/pipelines/[^/]+/live")
-    assert {path for path in named if not any(p.fullmatch(path) for p in (*patterns, live))} == set()
+    assert {path for path in paths if not any(p.fullmatch(path) for p in (*patterns, live))} == set()
     letters = httpx.get(f"{urls['api']}/v1/pipelines/orders/dead-letters", timeout=20, trust_env=False).json()
     assert [row["reason"] for row in letters["data"]] == ["mistyped"]
 

@@ -86,9 +86,9 @@ def _send_and_check(running: Any, broker: Mosquitto, folder: Path) -> None:
         answer = httpx.get(f"{urls['api']}/v1/pipelines/inputs/aggregates/all", timeout=30).json()
         return {(row["kind"], row["place"]): (row["events"], row["total"]) for row in answer["data"]}
 
-    wanted = {("push", "none"): (1, 5), ("none", "plant/a/temp"): (2, 3)}
+    expected = {("push", "none"): (1, 5), ("none", "plant/a/temp"): (2, 3)}
     eventually(
-        lambda: rows() == wanted, seconds=60, what=lambda: f"events of both are counted: {rows()}\n{running.output}"
+        lambda: rows() == expected, seconds=60, what=lambda: f"events of both are counted: {rows()}\n{running.output}"
     )
     letters = httpx.get(f"{urls['api']}/v1/pipelines/inputs/dead-letters", timeout=30).json()["data"]
     assert [letter["reason"] for letter in letters] == ["not_json"], json.dumps(letters)

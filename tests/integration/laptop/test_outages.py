@@ -70,7 +70,7 @@ EXPECTED = {
 
 
 class Sender:
-    """A thread that posts small batches and notes the ids that ingest acknowledged."""
+    """A thread that posts small batches and records the ids that ingest acknowledged."""
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/v1/pipelines/outages/events"
@@ -103,13 +103,13 @@ class Sender:
 
 
 @contextmanager
-def running(own: Any, folder: Path) -> Iterator[Runtime]:
+def running(servers: Any, folder: Path) -> Iterator[Runtime]:
     (folder / "spec.yaml").write_text(yaml.safe_dump(PIPELINE))
     environment = {
         **QUICK,
-        "TIDEMILL_KAFKA_BROKERS": own.kafka,
-        "TIDEMILL_POSTGRES_URL": own.postgres.url,
-        "TIDEMILL_REDIS_URL": own.redis,
+        "TIDEMILL_KAFKA_BROKERS": servers.kafka,
+        "TIDEMILL_POSTGRES_URL": servers.postgres.url,
+        "TIDEMILL_REDIS_URL": servers.redis,
         "TIDEMILL_SESSION_TIMEOUT_MS": "6000",
     }
     runtime = Runtime(folder / "spec.yaml", folder / "up", environment=environment, any_ports=True)
@@ -138,16 +138,16 @@ def healths(runtime: Runtime) -> dict[str, str]:
     return statuses
 
 
-def await_healths(runtime: Runtime, wanted: dict[str, str], *, seconds: float, why: str) -> None:
+def await_healths(runtime: Runtime, expected: dict[str, str], *, seconds: float, why: str) -> None:
     """Wait until one pass over all components finds the wanted status of each."""
     statuses: dict[str, str] = {}
 
     def as_wanted() -> bool:
         nonlocal statuses
         statuses = healths(runtime)
-        return statuses == wanted
+        return statuses == expected
 
-    eventually(as_wanted, what=lambda: f"{wanted} after {why}, not {statuses}", seconds=seconds, pause_seconds=0.2)
+    eventually(as_wanted, what=lambda: f"{expected} after {why}, not {statuses}", seconds=seconds, pause_seconds=0.2)
 
 
 def events_in_topic(brokers: str) -> list[dict[str, Any]]:
@@ -195,20 +195,20 @@ def test_killed_servers_lose_no_acknowledged_event_and_health_reports_each_outag
     own_servers: Any, server_folder: Path
 ) -> None:
     """Postgres, Redis and Kafka are killed in turn, and no event counts twice."""
-    own = own_servers(durable=True)
-    with running(own, server_folder) as runtime:
+    servers = own_servers(durable=True)
+    with running(servers, server_folder) as runtime:
         everyone = dict.fromkeys(("processor", "ingest", "api"), "healthy")
         await_healths(runtime, everyone, seconds=30, why="the start")
         with Sender(runtime.url("ingest")) as sender:
-            for name, wanted in EXPECTED.items():
+            for name, expected in EXPECTED.items():
                 before = len(sender.acknowledged)
                 until(lambda: len(sender.acknowledged) > before, seconds=30, what="ingest acknowledges events")  # noqa: B023
-                server = own.handles[name]
+                server = servers.handles[name]
                 server.kill()
-                await_healths(runtime, wanted, seconds=REPORTED_WITHIN_SECONDS, why=f"the kill of {name}")
+                await_healths(runtime, expected, seconds=REPORTED_WITHIN_SECONDS, why=f"the kill of {name}")
                 server.start()
                 await_healths(runtime, everyone, seconds=60, why=f"the restart of {name}")
-        events = events_in_topic(own.kafka)
+        events = events_in_topic(servers.kafka)
         lost = sender.acknowledged - {event["id"] for event in events}
         assert set() == lost
         until(

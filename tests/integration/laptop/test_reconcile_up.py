@@ -112,5 +112,5 @@ def test_plan_finds_the_servers_of_up_and_down_ends_them(up: subprocess.Popen[by
     assert up.wait(10) == 0
     assert [pid for pid in children if start_time(pid)] == []
     assert not (server_folder / ".tidemill").exists()
-    again = tidemill("down", folder=server_folder)
-    assert (again.returncode, again.stdout) == (0, "nothing runs with --data-dir .tidemill\n")
+    second = tidemill("down", folder=server_folder)
+    assert (second.returncode, second.stdout) == (0, "nothing runs with --data-dir .tidemill\n")

@@ -20,7 +20,7 @@ from confluent_kafka import Producer
 
 from tidemill_contract import names
 from tidemill_operator.laptop.servers import Servers
-from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
+from tidemill_operator.observer.scaling_figures import FiguresReader, MeasuredPipeline
 from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -251,7 +251,7 @@ def test_the_scaling_figures_of_real_servers_are_right(make_up: Callable[..., Up
         consumed = f'SELECT coalesce(sum(consumed), 0) FROM "{up.schema}"._offsets'
         eventually(lambda: up.query(consumed) >= load.sent, seconds=60, what=lambda: f"{load.sent} consumed")
         reader = FiguresReader(up.servers.kafka, up.servers.postgres)
-        watched = Watched(
+        watched = MeasuredPipeline(
             up.schema, up.topic, names.consumer_group("default", up.name), names.role(up.schema, "writer")
         )
         eventually(lambda: up.processors() == 1, seconds=60, what=lambda: up.output)

@@ -55,24 +55,24 @@ def test_kafka_postgres_and_redis_serve_their_clients(servers: Servers) -> None:
 
 @pytest.mark.slow
 def test_restarted_servers_have_their_ports_and_data_after_sigkill(own_servers: Callable[..., Servers]) -> None:
-    own = own_servers(durable=True)
-    KafkaAdmin(own.kafka).create("kept")
-    produce(own.kafka, "kept", b"acknowledged")
-    with psycopg.connect(own.postgres.url, autocommit=True) as connection:
+    servers = own_servers(durable=True)
+    KafkaAdmin(servers.kafka).create("kept")
+    produce(servers.kafka, "kept", b"acknowledged")
+    with psycopg.connect(servers.postgres.url, autocommit=True) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
-    before = {name: (server.pid, server.port) for name, server in own.handles.items()}
+    before = {name: (server.pid, server.port) for name, server in servers.handles.items()}
 
-    for server in own.handles.values():
+    for server in servers.handles.values():
         server.kill()
-    assert {name: server.running for name, server in own.handles.items()} == dict.fromkeys(own.handles, False)
-    for server in own.handles.values():
+    assert {name: server.running for name, server in servers.handles.items()} == dict.fromkeys(servers.handles, False)
+    for server in servers.handles.values():
         server.start()
 
-    after = {name: (server.pid, server.port) for name, server in own.handles.items()}
+    after = {name: (server.pid, server.port) for name, server in servers.handles.items()}
     assert {name: port for name, (_, port) in after.items()} == {name: port for name, (_, port) in before.items()}
     assert all(after[name][0] != before[name][0] for name in before)
-    assert first_value(own.kafka, "kept") == b"acknowledged"
-    with psycopg.connect(own.postgres.url) as connection:
+    assert first_value(servers.kafka, "kept") == b"acknowledged"
+    with psycopg.connect(servers.postgres.url) as connection:
         assert connection.execute("SELECT one FROM kept").fetchone() == (1,)
 
 
@@ -121,9 +121,9 @@ def test_servers_end_when_their_parent_is_killed(server_folder: Path) -> None:
 @pytest.mark.slow
 def test_three_brokers_keep_acknowledged_records_when_one_is_killed(own_servers: Callable[..., Servers]) -> None:
     """The topic has replication factor 3 and needs two replicas in sync."""
-    own = own_servers(needs=("kafka",), brokers=3)
-    KafkaAdmin(own.kafka).create("replicated", replicas=3)
-    produce(own.kafka, "replicated", b"safe")
-    own.handles["kafka"].kill()
-    produce(own.kafka, "replicated", b"after")
-    assert first_value(own.kafka, "replicated") == b"safe"
+    servers = own_servers(needs=("kafka",), brokers=3)
+    KafkaAdmin(servers.kafka).create("replicated", replicas=3)
+    produce(servers.kafka, "replicated", b"safe")
+    servers.handles["kafka"].kill()
+    produce(servers.kafka, "replicated", b"after")
+    assert first_value(servers.kafka, "replicated") == b"safe"

@@ -49,7 +49,7 @@ def test_a_statement_ends_at_its_deadline_when_the_server_is_silent(servers: Any
 def test_a_hurried_statement_is_ended_by_a_server_that_answers(servers: Any) -> None:
     """The server's timeout ends it before the client's deadline, so the connection stays usable."""
     with BoundedConnection.connect(**login(servers)) as connection:
-        connection.hurry(SECONDS)
+        connection.set_timeout(SECONDS)
         with pytest.raises(psycopg.errors.QueryCanceled):
             connection.execute("SELECT pg_sleep(60)")
         assert connection.execute("SELECT 1").fetchone() == (1,)

@@ -77,16 +77,18 @@ def test_a_group_is_described_again_after_an_outage_of_kafka(
     """Requests during the outage leave no thread, and do not end the process later."""
     servers = own_servers(needs=("kafka",))
     KafkaAdmin(servers.kafka).create("read", 2)
-    alone = str(Group(1, moving=False))
-    away = (
+    alone = str(Group(1, rebalancing=False))
+    unreachable = (
         f"describing consumer group readers: Kafka at {servers.kafka} does not answer"
         f" (KafkaTimeoutError: Unable to bootstrap from ['{servers.kafka}']) []"
     )
     with member(servers.kafka, "readers", "read"), describing(servers.kafka, "readers", tmp_path / "lines") as lines:
         eventually(lambda: alone in lines(), seconds=60, what="the group has its member")
         servers.handles["kafka"].kill()
-        eventually(lambda: sum(line.endswith(away) for line in lines()) >= 3, seconds=60, what="Kafka does not answer")
+        eventually(
+            lambda: sum(line.endswith(unreachable) for line in lines()) >= 3, seconds=60, what="Kafka does not answer"
+        )
         servers.handles["kafka"].start()
         since = len(lines())
         eventually(lambda: lines()[since:].count(alone) >= 3, seconds=60, what="the group has its member again")
-        assert describe_group({"bootstrap.servers": servers.kafka}, "nobody", 10.0) == Group(0, moving=False)
+        assert describe_group({"bootstrap.servers": servers.kafka}, "nobody", 10.0) == Group(0, rebalancing=False)

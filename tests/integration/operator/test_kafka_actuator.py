@@ -54,7 +54,7 @@ def topic(admin: AdminClient) -> Iterator[Topic]:
 
 
 class WatchedAdmin(AdminClient):
-    """A real client that notes its calls that write."""
+    """A real client that records its writing calls."""
 
     def __init__(self, config: dict[str, object]) -> None:
         super().__init__(config)
@@ -128,12 +128,12 @@ def lagging(monkeypatch: pytest.MonkeyPatch) -> None:
 
     This happens just after another client has created them.
     """
-    behind, describe = [True], KafkaSession.described
+    behind, describe = [True], KafkaSession.describe_topics
 
     def described(self: KafkaSession, names: Sequence[str]) -> dict[str, Any]:
         return {} if behind and behind.pop() else describe(self, names)
 
-    monkeypatch.setattr(KafkaSession, "described", described)
+    monkeypatch.setattr(KafkaSession, "describe_topics", described)
 
 
 def test_ensure_does_not_create_a_topic_that_the_asked_broker_does_not_know_yet(
@@ -229,7 +229,7 @@ def test_a_recreated_topic_has_another_id(kafka: KafkaTopics, topic: Topic) -> N
 
 
 CALLS: list[Callable[[KafkaTopics], object]] = [
-    lambda kafka: kafka.brokers(),
+    lambda kafka: kafka.broker_count(),
     lambda kafka: kafka.observe(["a.b.events"]),
     lambda kafka: kafka.ensure([Topic("a.b.events", 1, 1)]),
     lambda kafka: kafka.release([Topic("a.b.events", 1, 1)], "Delete"),

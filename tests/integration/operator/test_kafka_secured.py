@@ -19,9 +19,9 @@ from kafka_admin import KafkaAdmin
 from running.secured_kafka import LOGIN, Secured
 from tidemill_contract.resource.kinds.formats import SecretRef
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
-from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, keys_in_files
+from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, secret_file_reader
 from tidemill_operator.actuators.kafka.groups import Group, describe_group
-from tidemill_operator.actuators.kafka.moves import moves
+from tidemill_operator.actuators.kafka.reassignments import open_reassignments
 from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.cli.main import main
@@ -36,7 +36,7 @@ DESCRIBE_GROUP = """
 import json, sys
 from tidemill_contract.resource.kinds.formats import SecretRef
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
-from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, keys_in_files
+from tidemill_operator.actuators.kafka.clusters import ANSWER_SECONDS, Clusters, secret_file_reader
 from tidemill_operator.actuators.kafka.groups import describe_group
 from tidemill_operator.errors import TidemillError
 
@@ -65,9 +65,9 @@ def test_both_clients_connect_with_the_same_settings(secured: Secured, shown: st
             return describe_group(settings, "nobody", 10.0)
         return None
 
-    eventually(lambda: described() == Group(0, moving=False), what="the description of a group without members")
-    with moves(settings, 10.0) as moving:
-        assert moving.of(topic.name, [0, 1]) == {}
+    eventually(lambda: described() == Group(0, rebalancing=False), what="the description of a group without members")
+    with open_reassignments(settings, 10.0) as moving:
+        assert moving.in_progress(topic.name, [0, 1]) == {}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_both_clients_connect_with_the_same_settings(secured: Secured, shown: st
 def test_the_operator_reports_why_kafka_refuses_a_connection(secured: Secured, shown: str, why: str) -> None:
     settings = secured.settings[shown]
     with pytest.raises(TidemillError, match=f"describing the cluster: Kafka at localhost:[0-9]+ {why}") as raised:
-        KafkaTopics(settings["bootstrap.servers"], config=settings, timeout_seconds=3.0).brokers()
+        KafkaTopics(settings["bootstrap.servers"], config=settings, timeout_seconds=3.0).broker_count()
     assert raised.value.reason is Reason.UNREACHABLE
     assert ("client settings for TLS and SASL" in str(raised.value)) == ("refuses the client" in str(raised.value))
     # Another process asks, since kafka-python leaves refused sockets to the garbage collector.
@@ -136,7 +136,7 @@ def test_another_cluster_is_read_with_the_keys_of_a_secret(secured: Secured, tmp
             clusters.topic("shop", kafka, "crm.orders")
         return str(refused.value)
 
-    clusters = Clusters(keys_in_files(tmp_path))
+    clusters = Clusters(secret_file_reader(tmp_path))
     assert error_of(clusters).startswith("spec.source.kafka.secretRef: Secret shop/crm: there is no folder")
     folder.mkdir(parents=True)
     (folder / "sasl.username").write_text("me")
@@ -153,15 +153,15 @@ def test_another_cluster_is_read_with_the_keys_of_a_secret(secured: Secured, tmp
     assert settings["bootstrap.servers"] in refusal
     assert refusal.endswith("check the login in the Secret shop/crm")
     (folder / "sasl.password").write_text(LOGIN["sasl.password"])
-    own = Clusters(keys_in_files(tmp_path), KafkaSession(secured.servers.kafka, {}, 10.0))
-    assert error_of(own).endswith("is the platform's own Kafka; take out spec.source.kafka")
+    clusters = Clusters(secret_file_reader(tmp_path), KafkaSession(secured.servers.kafka, {}, 10.0))
+    assert error_of(clusters).endswith("is the platform's own Kafka; take out spec.source.kafka")
     assert set(admin.list_topics(timeout=30).topics) == before
 
 
 def test_a_cluster_that_does_not_answer_is_not_asked_again_at_once(tmp_path: Path) -> None:
     """A second call within a moment fails at once with the same error."""
     (port,) = free_ports(1)
-    kafka, clusters = KafkaSpec(bootstrap_servers=f"127.0.0.1:{port}"), Clusters(keys_in_files(tmp_path))
+    kafka, clusters = KafkaSpec(bootstrap_servers=f"127.0.0.1:{port}"), Clusters(secret_file_reader(tmp_path))
     took = []
     for _ in range(2):
         began = time.monotonic()

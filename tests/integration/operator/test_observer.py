@@ -14,13 +14,13 @@ from confluent_kafka.admin import AdminClient
 
 from kafka_admin import KafkaAdmin
 from running.hanging import frozen
-from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.actuators.kafka.offsets import OffsetReader
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.observer.figures import FRESH_SECONDS, Figures, Observation
 from tidemill_operator.observer.observer import KAFKA_SECONDS, Observer
-from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
+from tidemill_operator.observer.scaling_figures import FiguresReader, MeasuredPipeline
 from waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -50,13 +50,13 @@ class WatchedPipeline:
         self.session.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
         self.session.execute(TABLES)
         self.reported: list[tuple[float, Observation]] = []
-        log = KafkaLog(servers.kafka, timeout_seconds=KAFKA_SECONDS)
+        log = OffsetReader(servers.kafka, timeout_seconds=KAFKA_SECONDS)
         self.observer = Observer(log, servers.postgres, self._report, interval_seconds=1.0)
         self.observer.watch(KEY, SCHEMA, self.topic)
         self.observer.start()
 
-    def _report(self, _: Key, seen: Observation) -> None:
-        self.reported.append((time.monotonic(), seen))
+    def _report(self, _: Key, observation: Observation) -> None:
+        self.reported.append((time.monotonic(), observation))
 
     def send(self, number: int) -> None:
         producer = Producer({"bootstrap.servers": self.servers.kafka, "acks": "all", "log_level": 0})
@@ -68,9 +68,9 @@ class WatchedPipeline:
 
     def outdated(self) -> list[tuple[float, int]]:
         """Return reported lags that were older than figures may be."""
-        before = [(at, seen.figures.lag) for at, seen in self.reported if seen.figures]
+        lags = [(at, observation.figures.lag) for at, observation in self.reported if observation.figures]
         return [
-            (at, lag) for at, lag in before if any(sent > lag for when, sent in self.sends if when < at - FRESH_SECONDS)
+            (at, lag) for at, lag in lags if any(sent > lag for when, sent in self.sends if when < at - FRESH_SECONDS)
         ]
 
     def figures(self) -> Figures | None:
@@ -106,7 +106,7 @@ def calm(servers: Servers) -> Iterator[WatchedPipeline]:
 
 
 class Scaler:
-    """A thread that reads figures as scaling does, and notes each lag with its time."""
+    """A thread that reads figures as scaling does, and records each lag with its time."""
 
     def __init__(self, watched_pipeline: WatchedPipeline) -> None:
         self._topic = watched_pipeline.topic
@@ -116,7 +116,7 @@ class Scaler:
         self.read: list[tuple[float, int]] = []
 
     def _run(self) -> None:
-        watched = Watched(SCHEMA, self._topic, "tidemill.shop.watched", "nobody")
+        watched = MeasuredPipeline(SCHEMA, self._topic, "tidemill.shop.watched", "nobody")
         while not self._stopping.wait(0.2):
             try:
                 figures = self._reader.read(watched, ready=0, rolling_out=False)
@@ -138,10 +138,10 @@ def test_lag_seconds_is_the_age_of_the_oldest_event_that_is_not_counted(calm: Wa
     begun = time.monotonic()
     calm.send(60)
     eventually(lambda: (latest := calm.figures()) and latest.lag_seconds > 3, what="the oldest event gets older")
-    at, seen = calm.reported[-1]
-    assert seen.figures is not None
-    assert (seen.figures.lag, seen.figures.freshness_seconds) == (60, seen.figures.lag_seconds)
-    assert seen.figures.lag_seconds < at - begun + 1
+    at, observation = calm.reported[-1]
+    assert observation.figures is not None
+    assert (observation.figures.lag, observation.figures.freshness_seconds) == (60, observation.figures.lag_seconds)
+    assert observation.figures.lag_seconds < at - begun + 1
     calm.session.execute(
         f"UPDATE {SCHEMA}._offsets SET next_offset = 10, consumed = 10, freshness_ms = 400, last_event_at = now()"
     )
@@ -175,27 +175,33 @@ def test_figures_stay_fresh_while_brokers_restart_one_after_another(watched_pipe
                 lambda: scaler.read[-1][1] == watched_pipeline.sent, seconds=SOON_SECONDS, what="figures of the scaler"
             )
     assert watched_pipeline.outdated() == []
-    blank = sum(seen.figures is None for _, seen in watched_pipeline.reported)
-    assert blank < len(watched_pipeline.reported) / 10, "most reports have figures"
+    without_figures = sum(observation.figures is None for _, observation in watched_pipeline.reported)
+    assert without_figures < len(watched_pipeline.reported) / 10, "most reports have figures"
 
 
 @pytest.mark.slow
 def test_a_broker_without_controllers_does_not_count_as_led(watched_pipeline: WatchedPipeline) -> None:
     """The request changes nothing: the topic keeps its partitions, and a missing topic is not created."""
     kafka_log, handles = (
-        KafkaLog(watched_pipeline.servers.kafka, timeout_seconds=KAFKA_SECONDS),
+        OffsetReader(watched_pipeline.servers.kafka, timeout_seconds=KAFKA_SECONDS),
         watched_pipeline.servers.handles,
     )
     client, absent = (
         AdminClient({"bootstrap.servers": watched_pipeline.servers.kafka}),
         f"{watched_pipeline.topic}.absent",
     )
-    assert kafka_log.led(watched_pipeline.topic)
-    assert kafka_log.led(absent)
+    assert kafka_log.is_controller_reachable(watched_pipeline.topic)
+    assert kafka_log.is_controller_reachable(absent)
     topics = client.list_topics(timeout=10).topics
     assert (len(topics[watched_pipeline.topic].partitions), absent in topics) == (PARTITIONS, False)
     with frozen(handles["kafka-2"]), frozen(handles["kafka-3"]):
         eventually(
-            lambda: not kafka_log.led(watched_pipeline.topic), seconds=SOON_SECONDS, what="no controller answers"
+            lambda: not kafka_log.is_controller_reachable(watched_pipeline.topic),
+            seconds=SOON_SECONDS,
+            what="no controller answers",
         )
-    eventually(lambda: kafka_log.led(watched_pipeline.topic), seconds=SOON_SECONDS, what="controllers answer again")
+    eventually(
+        lambda: kafka_log.is_controller_reachable(watched_pipeline.topic),
+        seconds=SOON_SECONDS,
+        what="controllers answer again",
+    )

@@ -19,10 +19,10 @@ from played.no_processes import NoProcesses
 from tidemill_operator.actuators.base import Actuators
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.actuators.local.secrets import FileSecrets
-from tidemill_operator.actuators.postgres import ownership as postgres_turn
+from tidemill_operator.actuators.postgres import ownership
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.addresses import PostgresAddress
-from tidemill_operator.errors import NotOurTurn, Reason
+from tidemill_operator.errors import LockNotHeldError, Reason
 from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.outcome import Outcome
 from tidemill_operator.reconcile import reconcile, release
@@ -33,15 +33,15 @@ _PASSES, _PROCESSES = 6, 2
 
 
 class Leader:
-    """An elected or a former leader; it plays the Lease of the cluster."""
+    """An elected or a former leader; it replaces the cluster's Lease."""
 
     def __init__(self, epoch: int, *, leads: bool = True) -> None:
         self.epoch, self.leads = epoch, leads
 
-    def outbid(self, seen: int) -> int:
+    def raise_epoch_above(self, epoch: int) -> int:
         if not self.leads:
-            raise NotOurTurn(Reason.WAITING, f"another leads (epoch {seen})")
-        self.epoch = seen + 1
+            raise LockNotHeldError(Reason.WAITING, f"another leads (epoch {epoch})")
+        self.epoch = epoch + 1
         return self.epoch
 
 
@@ -91,15 +91,15 @@ def work(kafka: str, postgres: PostgresAddress, folder: Path, namespace: str, ga
     """Run passes over one pipeline in a process, and report every false condition."""
     operator = Operator(kafka, postgres, folder)
     gate.wait(60)
-    bad, turns = [], 0
+    bad, passes = [], 0
     for _ in range(_PASSES):
         try:
             status = operator.apply(document(namespace))
-        except NotOurTurn:
+        except LockNotHeldError:
             continue  # the next pass tries again
-        turns += 1
+        passes += 1
         bad += [c for c in status["conditions"] if c["status"] == "False" and c["type"] != "Progressing"]
-    reports.put({"bad": bad, "turns": turns, "status": operator.status})
+    reports.put({"bad": bad, "passes": passes, "status": operator.status})
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_two_processes_can_reconcile_one_new_pipeline_at_once(servers: Servers, 
     for process in processes:
         process.join(30)
     assert [item["bad"] for item in results] == [[], []]
-    assert sum(item["turns"] for item in results) > _PASSES
+    assert sum(item["passes"] for item in results) > _PASSES
     ready = [next(c["status"] for c in item["status"]["conditions"] if c["type"] == "Ready") for item in results]
     assert ready == ["True", "True"]
     assert results[0]["status"]["topics"] == results[1]["status"]["topics"]
@@ -137,8 +137,8 @@ def changes_of_a_pass(operator: Operator, namespace: str) -> int:
     counted: list[int] = []
 
     def count(ensure: Callable[..., list[Outcome]]) -> Callable[..., list[Outcome]]:
-        def call(*arguments: Any, **named: Any) -> list[Outcome]:
-            outcomes = ensure(*arguments, **named)
+        def call(*arguments: Any, **keywords: Any) -> list[Outcome]:
+            outcomes = ensure(*arguments, **keywords)
             counted.append(sum(outcome.changed for outcome in outcomes))
             return outcomes
 
@@ -156,10 +156,10 @@ def test_a_pass_waits_for_another_and_fails_if_the_other_takes_too_long(
 ) -> None:
     first, second = (Operator(servers.kafka, servers.postgres, tmp_path / "secrets") for _ in range(2))
     schema = first.apply(document(namespace))["schema"]
-    with first.schemas.exclusive(schema), pytest.raises(NotOurTurn, match="another operator has held schema"):
+    with first.schemas.lock(schema), pytest.raises(LockNotHeldError, match="another operator has held schema"):
         second.apply(document(namespace))
     assert second.status is None
-    with first.schemas.exclusive(schema):
+    with first.schemas.lock(schema):
         waiting = threading.Thread(target=second.apply, args=(document(namespace),))
         waiting.start()
         time.sleep(0.5)
@@ -176,7 +176,7 @@ def test_a_leader_of_an_earlier_epoch_writes_nothing(servers: Servers, namespace
     status = new.apply(document(namespace, partitions=5, generation=2))
     assert status["topics"][0]["partitions"] == 5
     woken = Operator(servers.kafka, servers.postgres, folder, Leader(1, leads=False))
-    with pytest.raises(NotOurTurn, match="epoch 2"):
+    with pytest.raises(LockNotHeldError, match="epoch 2"):
         woken.apply(document(namespace))
     after = new.apply(document(namespace, partitions=5, generation=2))
     assert after["topics"] == status["topics"]
@@ -186,16 +186,16 @@ def test_a_leader_of_an_earlier_epoch_writes_nothing(servers: Servers, namespace
 def test_a_pass_stops_before_its_next_write_when_a_later_leader_took_over(
     servers: Servers, namespace: str, tmp_path: Path
 ) -> None:
-    """The pass confirms its turn before DDL and before changes of topics, since the process may have been frozen."""
+    """The pass confirms its lock before DDL and before changes of topics, since the process may have been frozen."""
     old = Operator(servers.kafka, servers.postgres, tmp_path / "secrets", Leader(1, leads=False))
     first = Operator(servers.kafka, servers.postgres, tmp_path / "secrets", Leader(1))
     schema = first.apply(document(namespace))["schema"]
-    with old.schemas.exclusive(schema) as confirm:
+    with old.schemas.lock(schema) as confirm:
         confirm()
         with administrator(servers) as connection:
             mark = json.loads(comment(connection, schema)) | {"epoch": 2}
             connection.execute(f"COMMENT ON SCHEMA \"{schema}\" IS '{json.dumps(mark)}'")
-        with pytest.raises(NotOurTurn):
+        with pytest.raises(LockNotHeldError):
             confirm()
 
 
@@ -223,19 +223,19 @@ def test_a_frozen_operator_loses_its_lock_on_the_schema(
     frozen = Operator(servers.kafka, servers.postgres, folder, Leader(1, leads=False))
     new = Operator(servers.kafka, servers.postgres, folder, Leader(2))
     schema = slow.apply(document(namespace))["schema"]
-    monkeypatch.setattr(postgres_turn, "HELD_MS", 500)
-    with slow.schemas.exclusive(schema) as confirm:
+    monkeypatch.setattr(ownership, "MAX_HOLD_MS", 500)
+    with slow.schemas.lock(schema) as confirm:
         time.sleep(2.0)
-        monkeypatch.setattr(postgres_turn, "HELD_MS", 30_000)
+        monkeypatch.setattr(ownership, "MAX_HOLD_MS", 30_000)
         confirm()
-        with pytest.raises(NotOurTurn, match="another operator has held"):
+        with pytest.raises(LockNotHeldError, match="another operator has held"):
             new.apply(document(namespace))
-    monkeypatch.setattr(postgres_turn, "HELD_MS", 500)
-    with frozen.schemas.exclusive(schema) as confirm:
+    monkeypatch.setattr(ownership, "MAX_HOLD_MS", 500)
+    with frozen.schemas.lock(schema) as confirm:
         time.sleep(2.0)
-        monkeypatch.setattr(postgres_turn, "HELD_MS", 30_000)
+        monkeypatch.setattr(ownership, "MAX_HOLD_MS", 30_000)
         new.apply(document(namespace))
-        with pytest.raises(NotOurTurn, match="epoch 2"):
+        with pytest.raises(LockNotHeldError, match="epoch 2"):
             confirm()
 
 

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicCollection,
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from kafka_admin import KafkaAdmin
-from tidemill_operator.actuators.kafka.moves import KafkaMoves, moves
+from tidemill_operator.actuators.kafka.reassignments import Reassignments, open_reassignments
 from tidemill_operator.actuators.kafka.replication import RATES, Replication
 from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
@@ -41,17 +41,17 @@ def test_a_topic_counts_as_deleted_only_if_every_broker_says_so(cluster: Servers
     """A broker that does not answer may know the topic."""
     topics, admin, name = KafkaTopics(cluster.kafka, timeout_seconds=3.0), KafkaAdmin(cluster.kafka), "gone.orders"
     admin.create(name, replicas=3)
-    assert topics.gone([name, "gone.never"]) == {"gone.never"}
+    assert topics.find_missing([name, "gone.never"]) == {"gone.never"}
     admin.delete(name)
-    assert topics.gone([name]) == {name}
+    assert topics.find_missing([name]) == {name}
     pid = cluster.handles["kafka-2"].pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     try:
-        assert topics.gone([name]) == frozenset()
+        assert topics.find_missing([name]) == frozenset()
     finally:
         os.kill(pid, signal.SIGCONT)
-    eventually(lambda: topics.gone([name]) == {name}, what="all brokers answer again")
+    eventually(lambda: topics.find_missing([name]) == {name}, what="all brokers answer again")
 
 
 class MovedTopic:
@@ -80,9 +80,9 @@ class MovedTopic:
         )
 
     def has_config(self, client: AdminClient, config: Mapping[str, str]) -> bool:
-        asked = ConfigResource(ResourceType.TOPIC, self.name)
+        resource = ConfigResource(ResourceType.TOPIC, self.name)
         try:
-            described = client.describe_configs([asked])[asked].result(20)
+            described = client.describe_configs([resource])[resource].result(20)
         except (KafkaException, TimeoutError):
             return False
         return all(described[key].value == value for key, value in config.items())
@@ -127,8 +127,8 @@ class MovedTopic:
         """Return the limits of replication of all brokers."""
         limits: dict[str, str] = {}
         for broker in ("1", "2", "3"):
-            asked = ConfigResource(ResourceType.BROKER, broker)
-            configs = self.admin.describe_configs([asked])[asked].result(20)
+            resource = ConfigResource(ResourceType.BROKER, broker)
+            configs = self.admin.describe_configs([resource])[resource].result(20)
             limits |= {f"{broker} {key}": configs[key].value for key in RATES if key in configs and configs[key].value}
         return limits
 
@@ -232,8 +232,8 @@ def test_partitions_and_replicas_can_grow_at_the_same_time(
 def test_replicas_stay_if_the_spec_names_no_number(moved: MovedTopic) -> None:
     moved.make(2)
     before = moved.replicas()
-    assert moved.run_pass(moved.topic(2, replicated=False)).changed == 0
-    assert moved.run_pass(moved.topic(1, replicated=False, managed=False)).rank == Rank.DONE
+    assert moved.run_pass(moved.topic(2, enforces_replication=False)).changed == 0
+    assert moved.run_pass(moved.topic(1, enforces_replication=False, managed=False)).rank == Rank.DONE
     assert moved.replicas() == before
 
 
@@ -269,7 +269,7 @@ def test_the_offsets_topic_gets_more_replicas_only_if_the_platform_says_so(moved
         KafkaTopics(moved.cluster.kafka, offsets_replicas=replicas).ensure([moved.topic(1)])
         return factors()
 
-    with moves(moved.config, 15.0) as moving:
+    with open_reassignments(moved.config, 15.0) as moving:
         moving.move(offsets, {number: [1] for number in range(4)})
     eventually(lambda: factors() == {1}, what="one replica")
     assert factors_after_a_pass(0) == {1}
@@ -287,23 +287,23 @@ class Killed(BaseException):
 
 
 def kill_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let the operator be killed after this number of writes to Kafka; return the list that notes its writes."""
-    noted: list[str] = []
+    """Let the operator be killed after this number of writes to Kafka; return the list of its writes."""
+    written: list[str] = []
 
     def note(what: str) -> None:
-        noted.append(what)
-        if len(noted) == writes:
+        written.append(what)
+        if len(written) == writes:
             raise Killed
 
-    set_configs, move, elect = KafkaSession.set_configs, KafkaMoves.move, Replication._elect
+    set_configs, move, elect = KafkaSession.set_configs, Reassignments.move, Replication._elect
 
     def set_and_note(self: KafkaSession, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> bool:
-        shown = set_configs(self, kind, name, configs)
+        changed = set_configs(self, kind, name, configs)
         note(f"{kind.name} {', '.join(configs)}")
-        return shown
+        return changed
 
-    def move_and_note(self: KafkaMoves, topic: str, wanted: Mapping[int, Any]) -> None:
-        move(self, topic, wanted)
+    def move_and_note(self: Reassignments, topic: str, replicas: Mapping[int, Any]) -> None:
+        move(self, topic, replicas)
         note("move")
 
     def elect_and_note(self: Replication, topic: str, partitions: tuple[int, ...]) -> int:
@@ -312,9 +312,9 @@ def kill_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return 1
 
     monkeypatch.setattr(KafkaSession, "set_configs", set_and_note)
-    monkeypatch.setattr(KafkaMoves, "move", move_and_note)
+    monkeypatch.setattr(Reassignments, "move", move_and_note)
     monkeypatch.setattr(Replication, "_elect", elect_and_note)
-    return noted
+    return written
 
 
 def test_a_change_that_is_killed_after_any_write_is_completed_by_later_passes(cluster: Servers) -> None:
@@ -323,7 +323,7 @@ def test_a_change_that_is_killed_after_any_write_is_completed_by_later_passes(cl
         moved = MovedTopic(cluster)
         moved.make(1, 2, [[1], [1]])
         with pytest.MonkeyPatch.context() as monkeypatch:
-            noted = kill_after(writes, monkeypatch)
+            written = kill_after(writes, monkeypatch)
 
             def ended(moved: MovedTopic = moved) -> bool:
                 try:
@@ -332,18 +332,18 @@ def test_a_change_that_is_killed_after_any_write_is_completed_by_later_passes(cl
                     return True
 
             eventually(ended, seconds=60.0, what="the operator is killed or done")
-        killed = len(noted) == writes
+        killed = len(written) == writes
         eventually(lambda moved=moved: moved.run_pass(moved.topic(2, 2)).rank == Rank.DONE, seconds=60.0, what="done")
         eventually(
             lambda moved=moved: moved.run_pass(moved.topic(2, 2)).changed == 0, what="a pass that changes nothing"
         )
         assert {len(held) for held in moved.replicas().values()} == {2}
-        eventually(lambda moved=moved: set(moved.leaders().values()) == {1}, what=f"both brokers lead after {noted}")
-        assert (moved.settings()[LEADERS], moved.limits()) == ("", {}), noted
+        eventually(lambda moved=moved: set(moved.leaders().values()) == {1}, what=f"both brokers lead after {written}")
+        assert (moved.settings()[LEADERS], moved.limits()) == ("", {}), written
         moved.kafka().release([moved.topic(2, 2)], "Delete")
         if not killed:
-            print(f"{len(noted)} writes: {noted}")
-            assert len(noted) >= 6
+            print(f"{len(written)} writes: {written}")
+            assert len(written) >= 6
             return
     pytest.fail("no operator was done without a kill")
 

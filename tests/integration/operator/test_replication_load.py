@@ -152,7 +152,7 @@ class Up:
 
 
 class Load:
-    """A thread that sends events until it is stopped, and notes what Kafka acknowledged."""
+    """A thread that sends events until it is stopped, and records what Kafka acknowledged."""
 
     def __init__(self, servers: Servers, topic: str) -> None:
         self.counts: Counter[tuple[str, int]] = Counter()

@@ -59,9 +59,9 @@ class Killer:
         if name not in self._methods:
             return member
 
-        def call(*arguments: Any, **named: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
             self._step()
-            result = member(*arguments, **named)
+            result = member(*arguments, **keywords)
             self._step()
             return result
 
@@ -82,7 +82,7 @@ class RotatedPipeline:
         self.actuators = Actuators(
             kafka=KafkaTopics(servers.kafka),
             postgres=PostgresSchemas(servers.postgres),
-            secrets=FileSecrets(self.folder, patience_seconds=60.0),
+            secrets=FileSecrets(self.folder, retire_delay_seconds=60.0),
             runtime=NoProcesses(),
         )
         self.status: dict[str, Any] | None = None
@@ -171,18 +171,18 @@ def test_the_former_login_works_until_it_is_retired_after_a_minute(bench: Rotate
     bench.check_logins()
     assert bench.roles() == {**GROUP_ROLES, "writer_a": True, "reader_a": True}
     former = bench.login()
-    held = bench.connect(former)
+    open_connection = bench.connect(former)
     bench.document = with_rotation(bench.document, "1")
     bench.apply(seconds=1)
     assert bench.login()["user"] == f"{SCHEMA}_writer_b"
     bench.check_logins()
-    assert held.execute("SELECT current_user").fetchone() == (former["user"],)
+    assert open_connection.execute("SELECT current_user").fetchone() == (former["user"],)
     assert bench.may_log_in(former)
     bench.apply(seconds=60)
     assert bench.may_log_in(former)
     bench.apply(seconds=61)
-    with held, pytest.raises(psycopg.OperationalError):
-        held.execute("SELECT 1")
+    with open_connection, pytest.raises(psycopg.OperationalError):
+        open_connection.execute("SELECT 1")
     assert not bench.may_log_in(former)
     bench.check_logins()
     assert bench.roles() == {**GROUP_ROLES, "writer_a": False, "reader_a": False, "writer_b": True, "reader_b": True}
@@ -201,12 +201,12 @@ def test_a_second_rotation_uses_the_first_login_with_a_new_password(bench: Rotat
     assert bench.login()["user"] == first["user"]
     assert not bench.may_log_in(first)
     before = bench.files()
-    taken = []
+    transactions = []
     for _ in range(3):
         transaction = bench.next_transaction()
         bench.apply(seconds=1000)
-        taken.append(bench.next_transaction() - transaction)
-    assert min(taken) == 0
+        transactions.append(bench.next_transaction() - transaction)
+    assert min(transactions) == 0
     assert bench.files() == before
 
 
@@ -219,16 +219,16 @@ def test_a_schema_of_an_earlier_version_changes_to_two_logins_of_each_role(bench
             admin.execute(f"DROP ROLE {SCHEMA}_{role}_a")
             admin.execute(f"ALTER ROLE {SCHEMA}_{role} LOGIN PASSWORD '{role}''s'")
             (folder / f"{role}.json").write_text(json.dumps(login))
-    held = bench.connect(logins["writer"])
+    open_connection = bench.connect(logins["writer"])
     bench.apply(seconds=1)
     bench.check_logins()
     assert bench.login()["user"] == f"{SCHEMA}_writer_a"
-    assert held.execute(f"SELECT count(*) FROM {SCHEMA}._offsets").fetchone() == (2,)
+    assert open_connection.execute(f"SELECT count(*) FROM {SCHEMA}._offsets").fetchone() == (2,)
     assert bench.may_log_in(logins["writer"])
     bench.apply(seconds=61)
     bench.check_logins()
     assert not bench.may_log_in(logins["writer"])
-    held.close()
+    open_connection.close()
     assert bench.roles() == {**GROUP_ROLES, "writer_a": True, "reader_a": True}
 
 
@@ -327,9 +327,11 @@ class Load:
 
     def await_more(self, number: int) -> None:
         """Wait until ingest has accepted this number of further events."""
-        wanted = self.sent + number
+        expected = self.sent + number
         eventually(
-            lambda: self.sent >= wanted, what=lambda: f"{number} further events accepted: {self.failures}", seconds=60.0
+            lambda: self.sent >= expected,
+            what=lambda: f"{number} further events accepted: {self.failures}",
+            seconds=60.0,
         )
 
     def stop(self) -> None:

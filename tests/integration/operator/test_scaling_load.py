@@ -27,7 +27,7 @@ from running.cpu_quota import Quota
 from running.event_load import PARTITIONS, WORDS, Load
 from tidemill_contract import names
 from tidemill_operator.laptop.servers import Servers
-from tidemill_operator.observer.scaling_figures import FiguresReader, Watched
+from tidemill_operator.observer.scaling_figures import FiguresReader, MeasuredPipeline
 from waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.load]
@@ -87,7 +87,7 @@ class Up:
         self.topic, self.schema = f"default.{name}.events", names.schema("default", name)
         self.group = names.consumer_group("default", name)
         self.reader = FiguresReader(servers.kafka, servers.postgres)
-        self.allow(1)
+        self.set_max_replicas(1)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_")}
         environ |= {
             "TIDEMILL_KAFKA_BROKERS": servers.kafka,
@@ -100,10 +100,10 @@ class Up:
                 [*command, "--port-ingest", "0", "--port-api", "0"], cwd=folder, env=environ, stdout=log, stderr=log
             )
 
-    def allow(self, most: int) -> None:
+    def set_max_replicas(self, maximum: int) -> None:
         """Write the pipeline's file with this maximum of replicas; the running `up` applies it."""
         document = {"apiVersion": "tidemill.dev/v1alpha1", "kind": "AnalyticsPipeline", "metadata": {"name": self.name}}
-        scaling = {**SPEC["processor"]["scaling"], "maxReplicas": most}
+        scaling = {**SPEC["processor"]["scaling"], "maxReplicas": maximum}
         text = yaml.safe_dump({**document, "spec": {**SPEC, "processor": {"scaling": scaling}}})
         (self.folder / "a.yaml.new").write_text(text)
         (self.folder / "a.yaml.new").rename(self.folder / "a.yaml")
@@ -133,7 +133,7 @@ class Up:
         return sum(bool(state["ready"]) for state in states)
 
     def lag(self) -> int:
-        watched = Watched(self.schema, self.topic, self.group, names.role(self.schema, "writer"))
+        watched = MeasuredPipeline(self.schema, self.topic, self.group, names.role(self.schema, "writer"))
         return self.reader.read(watched, ready=1, rolling_out=False).lag
 
     def decisions(self) -> list[dict[str, Any]]:
@@ -217,18 +217,18 @@ class Watch:
     """Observations of a pipeline, about two a second.
 
     Attributes:
-        seen: seconds since the start, ready processors and lag of each observation.
+        observations: seconds since the start, ready processors and lag of each observation.
     """
 
     def __init__(self, up: Up) -> None:
-        self.up, self.seen = up, list[tuple[float, int, int]]()
+        self.up, self.observations = up, list[tuple[float, int, int]]()
         self.began = time.monotonic()
 
-    def until(self, done: Callable[[int, int], bool], *, seconds: float) -> bool:
+    def until(self, stop: Callable[[int, int], bool], *, seconds: float) -> bool:
         while time.monotonic() < self.began + seconds:
             ready, lag = self.up.processors(), self.up.lag()
-            self.seen.append((time.monotonic() - self.began, ready, lag))
-            if done(ready, lag):
+            self.observations.append((time.monotonic() - self.began, ready, lag))
+            if stop(ready, lag):
                 return True
         return False
 
@@ -238,13 +238,13 @@ class Watch:
     @property
     def followed(self) -> float:
         """Return the seconds until as many processors were ready as at the end."""
-        return min(at for at, ready, _ in self.seen if ready == self.seen[-1][1])
+        return min(at for at, ready, _ in self.observations if ready == self.observations[-1][1])
 
     @property
     def recovered(self) -> float:
         """Return the seconds of the longest time with too much lag; infinity if the lag is still too high."""
         longest, since = 0.0, None
-        for at, _, lag in self.seen:
+        for at, _, lag in self.observations:
             if lag <= LAG_THRESHOLD:
                 since = None
                 continue
@@ -254,7 +254,7 @@ class Watch:
 
     @property
     def peak(self) -> int:
-        return max(lag for _, _, lag in self.seen)
+        return max(lag for _, _, lag in self.observations)
 
 
 def speed(up: Up, load: Load) -> float:
@@ -264,16 +264,16 @@ def speed(up: Up, load: Load) -> float:
     """
     load.send(TRIED)
     load.flush()
-    seen = list[tuple[float, int]]()
+    counts = list[tuple[float, int]]()
 
     def done() -> bool:
         consumed = up.consumed()
-        if consumed and (not seen or consumed > seen[-1][1]):
-            seen.append((time.monotonic(), consumed))
+        if consumed and (not counts or consumed > counts[-1][1]):
+            counts.append((time.monotonic(), consumed))
         return consumed == TRIED
 
     eventually(done, seconds=120.0, what="the processor counts the backlog")
-    pairs = ((before, after) for before in seen for after in seen if after[0] - before[0] >= 2.0)
+    pairs = ((before, after) for before in counts for after in counts if after[0] - before[0] >= 2.0)
     return max((after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs)
 
 
@@ -282,7 +282,7 @@ def test_replicas_follow_ten_times_the_load_and_no_event_is_lost(up: Up, servers
     load = Load(servers, up.topic)
     try:
         rate = speed(up, load)
-        up.allow(4)
+        up.set_max_replicas(4)
         eventually(lambda: "allowed 1 to 4" in up.scaling["message"], seconds=30.0, what="four replicas are allowed")
         base = round(rate / 5)
         time.sleep(LOOKBACK_SECONDS)  # the scaler forgets the events of the measurement
@@ -290,7 +290,7 @@ def test_replicas_follow_ten_times_the_load_and_no_event_is_lost(up: Up, servers
         load.start()
         calm = Watch(up)
         calm.watch(seconds=15.0)
-        assert {ready for _, ready, _ in calm.seen} == {1}, "one processor is enough for a tenth of the load"
+        assert {ready for _, ready, _ in calm.observations} == {1}, "one processor is enough for a tenth of the load"
         alone = len(generations(servers, up.group))
 
         load.rate, high = 10 * base, Watch(up)
@@ -315,15 +315,15 @@ def test_replicas_follow_ten_times_the_load_and_no_event_is_lost(up: Up, servers
         f" {ups[-1]['desired'] if ups else 1} processors ready after {high.followed:.1f} s;"
         f" lag {high.peak:,} at most, over {LAG_THRESHOLD:,} for {high.recovered:.1f} s; {rebalances_up} rebalances up,"
         f" {rebalances_down} down;"
-        f" one processor {low.seen[-1][0]:.1f} s after the end; {load.sent:,} events\n{message}\n{ups}\n{downs}"
+        f" one processor {low.observations[-1][0]:.1f} s after the end; {load.sent:,} events\n{message}\n{ups}\n{downs}"
     )
-    assert high.seen[-1][1] > 1, "one processor is too slow"
+    assert high.observations[-1][1] > 1, "one processor is too slow"
     assert high.followed <= FOLLOW_SECONDS
     assert high.recovered <= CATCH_UP_SECONDS
     assert 1 <= rebalances_up <= 3, "each rebalance pauses all processors"
-    assert scaled_down, low.seen[-1]
+    assert scaled_down, low.observations[-1]
     assert [decision["desired"] for decision in downs] == [1], "one decision scales down"
-    assert low.seen[-1][0] >= STABILIZATION_SECONDS
+    assert low.observations[-1][0] >= STABILIZATION_SECONDS
     assert rebalances_down == 1
     assert (load.acknowledged, load.refused) == (load.sent, [])
     for groups in (("carrier",), ("airport",), ("carrier", "airport")):

@@ -176,7 +176,7 @@ def test_a_refused_edit_changes_nothing_and_can_be_reverted(running: Edited) -> 
 def stored(running: Edited) -> Any:
     """Return the state in Postgres that the operator writes; the processor writes offsets and closed windows."""
     live = running.local.actuators.postgres.observe(running.local.schema)
-    return live.owner, live.generation, live.accepted, live.partitions, live.shapes, live.columns, live.feeds
+    return live.owner, live.generation, live.accepted, live.partitions, live.shapes, live.columns, live.fill_histories
 
 
 def without_progress(status: Any) -> Any:

@@ -119,6 +119,6 @@ def test_no_two_pipelines_share_a_role(tenants: list[Tenant]) -> None:
         role
         for tenant in tenants
         for function in ("writer", "reader")
-        for role in names.logins(names.role(tenant.schema, function))
+        for role in names.login_roles(names.role(tenant.schema, function))
     ]
     assert len(set(roles)) == len(roles) == 4 * len(PIPELINES)

@@ -21,10 +21,10 @@ from bench import Bench, MakeBench
 from kube.pki import Authority, Pair
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_operator.actuators.postgres.session import connected
+from tidemill_operator.actuators.postgres.session import open_session
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.laptop.servers import PostgresAddress, Server, Servers, postgres
-from tidemill_operator.laptop.servers.redis import trouble
+from tidemill_operator.laptop.servers.redis import connection_error
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.ports import Ports
 
@@ -62,7 +62,7 @@ def config(name: str) -> PipelineConfig:
     return PipelineConfig(namespace="tests", name=name, generation=1, spec=spec, aggregations=refs)
 
 
-class Secured:
+class SecuredServers:
     """The session's Kafka, and a Postgres and a Redis with certificates of a private authority.
 
     Attributes:
@@ -77,8 +77,8 @@ class Secured:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self._postgres(pair).items():
                 patch.setitem(postgres._SETTINGS, name, value)
-            own = own_servers(needs=("postgres",))
-        at = replace(own.postgres, host="localhost", sslmode="verify-full", sslrootcert=str(self.ca))
+            own_postgres = own_servers(needs=("postgres",))
+        at = replace(own_postgres.postgres, host="localhost", sslmode="verify-full", sslrootcert=str(self.ca))
         self.redis = self._redis(pair, folder)
         url = f"rediss://localhost:{self.redis.port}/0"
         self.servers = Servers(kafka=kafka, postgres=at, redis=url, redis_ca=str(self.ca))
@@ -105,7 +105,7 @@ class Secured:
             Command("redis", arguments, environment=os.environ),
             port=port,
             data_dir=folder,
-            ready=lambda: not trouble(url, str(self.ca)),
+            ready=lambda: not connection_error(url, str(self.ca)),
             ready_seconds=30.0,
         )
         server.start()
@@ -123,8 +123,8 @@ class Secured:
 @pytest.fixture(scope="module")
 def secured(
     servers: Servers, own_servers: Callable[..., Servers], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Secured]:
-    secured = Secured(servers.kafka, own_servers, tmp_path_factory.mktemp("tls"))
+) -> Iterator[SecuredServers]:
+    secured = SecuredServers(servers.kafka, own_servers, tmp_path_factory.mktemp("tls"))
     yield secured
     secured.redis.stop()
 
@@ -136,9 +136,9 @@ def start_all(bench: Bench) -> dict[str, int]:
     return {module: index for index, module in enumerate(WORKLOADS)}
 
 
-def test_every_connection_to_postgres_and_redis_uses_tls(secured: Secured, make_bench: MakeBench) -> None:
+def test_every_connection_to_postgres_and_redis_uses_tls(secured: SecuredServers, make_bench: MakeBench) -> None:
     """An event that ingest accepts is counted and answered by the API."""
-    with connected(secured.servers.postgres, "looking") as session:
+    with open_session(secured.servers.postgres, "looking") as session:
         assert session.rows("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == [(True,)]
     bench = make_bench(config("tls"), at=secured.servers, **secured.environment(secured.ca))
     started = start_all(bench)
@@ -165,7 +165,7 @@ def test_every_connection_to_postgres_and_redis_uses_tls(secured: Secured, make_
 
 
 def test_workloads_name_a_server_with_an_untrusted_certificate_and_the_remedy(
-    secured: Secured, make_bench: MakeBench
+    secured: SecuredServers, make_bench: MakeBench
 ) -> None:
     """/health has the server and the remedy in the detail of the dependency."""
     bench = make_bench(config("tls-wrong"), at=secured.servers, **secured.environment(secured.other))
@@ -189,12 +189,12 @@ def test_workloads_name_a_server_with_an_untrusted_certificate_and_the_remedy(
 
 def refused(at: PostgresAddress) -> TidemillError:
     """Return the operator's error when it refuses a server."""
-    with pytest.raises(TidemillError) as raised, connected(at, "looking"):
+    with pytest.raises(TidemillError) as raised, open_session(at, "looking"):
         pass
     return raised.value
 
 
-def test_the_operator_names_an_untrusted_certificate_and_a_wrong_host_name(secured: Secured) -> None:
+def test_the_operator_names_an_untrusted_certificate_and_a_wrong_host_name(secured: SecuredServers) -> None:
     at = secured.servers.postgres
     error = refused(replace(at, sslrootcert=str(secured.other)))
     assert error.reason is Reason.UNREACHABLE
@@ -204,7 +204,9 @@ def test_the_operator_names_an_untrusted_certificate_and_a_wrong_host_name(secur
 
 
 @pytest.mark.parametrize("server", ["Postgres", "Redis"])
-def test_tidemill_up_refuses_an_untrusted_certificate_at_once(secured: Secured, tmp_path: Path, server: str) -> None:
+def test_tidemill_up_refuses_an_untrusted_certificate_at_once(
+    secured: SecuredServers, tmp_path: Path, server: str
+) -> None:
     """The command does not wait as it does for a server that is still starting."""
     wrong = {"Postgres": secured.ca, "Redis": secured.ca, server: secured.other}
     environ = {
@@ -217,7 +219,7 @@ def test_tidemill_up_refuses_an_untrusted_certificate_at_once(secured: Secured, 
     example = Path(__file__).parents[3] / "crds" / "examples" / "flights.yaml"
     words = ["up", "-f", str(example), "--data-dir", str(tmp_path / "data")]
     command = [sys.executable, "-m", "tidemill_operator.cli", *words]
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode not in (0, -signal.SIGKILL)
-    assert f"{server} at " in done.stderr
-    assert f"TIDEMILL_{server.upper()}_CA" in done.stderr
+    result = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode not in (0, -signal.SIGKILL)
+    assert f"{server} at " in result.stderr
+    assert f"TIDEMILL_{server.upper()}_CA" in result.stderr

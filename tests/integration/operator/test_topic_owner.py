@@ -104,8 +104,8 @@ def test_the_first_pipeline_manages_a_topic_and_a_second_is_refused(ensure: Ensu
     with psycopg.connect(servers.postgres.url) as connection:
         rows = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'owntest__second'").fetchall()
     assert rows == []
-    again = ensure("first", name=SHARED)
-    assert (again.rank, again.changed) == (Rank.DONE, 0)
+    second = ensure("first", name=SHARED)
+    assert (second.rank, second.changed) == (Rank.DONE, 0)
 
 
 def test_a_managed_topic_cannot_be_read_by_another_pipeline(ensure: Ensure) -> None:

@@ -12,10 +12,10 @@ from psycopg import sql
 from pipelines.owned_schema import OwnedSchema
 from tidemill_contract.resource.documents import load_documents
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
-from tidemill_operator.actuators.postgres.session import connected
+from tidemill_operator.actuators.postgres.session import open_session
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.laptop.servers import PostgresAddress, Servers
-from tidemill_operator.observer import writes
+from tidemill_operator.observer import write_check
 from tidemill_operator.outcome import Rank
 from tidemill_operator.plan.live import Owner
 from tidemill_operator.plan.postgres.sql import script
@@ -308,34 +308,34 @@ def unused_port() -> Callable[[], int]:
     return port
 
 
-def test_the_first_look_creates_a_missing_database(servers: Servers) -> None:
-    at = servers.postgres
-    other = PostgresAddress(at.host, at.port, "tidemill_new", at.user, at.password)
+def test_the_first_observation_creates_a_missing_database(servers: Servers) -> None:
+    address = servers.postgres
+    other = PostgresAddress(address.host, address.port, "tidemill_new", address.user, address.password)
     assert PostgresSchemas(other).observe("a__b") is None
     with psycopg.connect(other.url, autocommit=True) as connection:
         assert connection.execute("SELECT current_database()").fetchone() == ("tidemill_new",)
-    with psycopg.connect(at.url, autocommit=True) as connection:
+    with psycopg.connect(address.url, autocommit=True) as connection:
         connection.execute("DROP DATABASE tidemill_new")
 
 
-def test_a_read_only_look_creates_no_database(servers: Servers) -> None:
+def test_a_read_only_observation_creates_no_database(servers: Servers) -> None:
     """A plan treats a missing database as an empty one."""
-    at = servers.postgres
-    other = PostgresAddress(at.host, at.port, "tidemill_none", at.user, at.password)
+    address = servers.postgres
+    other = PostgresAddress(address.host, address.port, "tidemill_none", address.user, address.password)
     assert PostgresSchemas(other, read_only=True).observe("a__b") is None
-    with psycopg.connect(at.url, autocommit=True) as connection:
+    with psycopg.connect(address.url, autocommit=True) as connection:
         rows = connection.execute("SELECT count(*) FROM pg_database WHERE datname = 'tidemill_none'").fetchall()
     assert rows == [(0,)]
 
 
-def test_a_read_only_look_sees_the_same_and_cannot_write(bench: OwnedSchema) -> None:
+def test_a_read_only_actuator_observes_the_same_and_cannot_write(bench: OwnedSchema) -> None:
     """Postgres refuses writes in the session of a read-only actuator."""
     bench.ensure()
-    looking = PostgresSchemas(bench.servers.postgres, read_only=True)
-    assert looking.observe(bench.plan.schema.name) == bench.actuator.observe(bench.plan.schema.name)
+    read_only = PostgresSchemas(bench.servers.postgres, read_only=True)
+    assert read_only.observe(bench.plan.schema.name) == bench.actuator.observe(bench.plan.schema.name)
     with (
         pytest.raises(TidemillError, match="read-only transaction"),
-        connected(bench.servers.postgres, "looking", read_only=True) as session,
+        open_session(bench.servers.postgres, "looking", read_only=True) as session,
     ):
         session.write("CREATE SCHEMA mine")
 
@@ -366,8 +366,8 @@ def test_the_write_check_returns_the_refusal_and_leaves_no_table(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A standby refuses like a read-only transaction. The check uses a temporary table."""
-    assert writes.refusal_of(servers.postgres) == ""
-    with connected(servers.postgres, "looking") as session:
+    assert write_check.write_refusal(servers.postgres) == ""
+    with open_session(servers.postgres, "looking") as session:
         assert session.rows("SELECT FROM pg_class WHERE relname = 'tidemill_probe'") == []
-    monkeypatch.setattr(writes, "_WRITE", f"SET TRANSACTION READ ONLY; {writes._WRITE}")
-    assert "cannot execute CREATE TABLE AS in a read-only transaction" in writes.refusal_of(servers.postgres)
+    monkeypatch.setattr(write_check, "_WRITE", f"SET TRANSACTION READ ONLY; {write_check._WRITE}")
+    assert "cannot execute CREATE TABLE AS in a read-only transaction" in write_check.write_refusal(servers.postgres)

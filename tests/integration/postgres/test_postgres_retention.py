@@ -32,11 +32,11 @@ WIDTHS: list[tuple[list[tuple[int, int]], tuple[int, int], list[tuple[int, int]]
 ]
 
 
-@pytest.mark.parametrize(("existing", "asked", "created", "reason"), WIDTHS, ids=[row[-1] for row in WIDTHS])
+@pytest.mark.parametrize(("existing", "requested", "created", "reason"), WIDTHS, ids=[row[-1] for row in WIDTHS])
 def test_partitions_are_created_only_for_days_that_no_partition_has(
     bench: OwnedSchema,
     existing: list[tuple[int, int]],
-    asked: tuple[int, int],
+    requested: tuple[int, int],
     created: list[tuple[int, int]],
     reason: str,
 ) -> None:
@@ -44,7 +44,7 @@ def test_partitions_are_created_only_for_days_that_no_partition_has(
     bench.ensure()
     day = 19_000
 
-    def ask(first: int, days: int) -> bool:
+    def ensure_partition(first: int, days: int) -> bool:
         ((answer,),) = bench.query(f"SELECT {{s}}.ensure_partition('by_shop_v1', {day + first}, {days})")
         return bool(answer)
 
@@ -58,12 +58,12 @@ def test_partitions_are_created_only_for_days_that_no_partition_has(
         return [(first - day, end - day) for first, end in rows]
 
     for first, days in existing:
-        assert ask(first, days)
+        assert ensure_partition(first, days)
     bench.admin.execute("SET timezone = 'America/New_York'; SET datestyle = 'SQL, DMY'")
-    assert (ask(*asked), ask(*asked)) == (bool(created), False), reason
+    assert (ensure_partition(*requested), ensure_partition(*requested)) == (bool(created), False), reason
     bench.admin.execute("RESET timezone; RESET datestyle")
     assert bounds() == sorted([*((first, first + days) for first, days in existing), *created]), reason
-    for minute in range(asked[0] * 1440, (asked[0] + asked[1]) * 1440, 1440):
+    for minute in range(requested[0] * 1440, (requested[0] + requested[1]) * 1440, 1440):
         moment = f"timestamptz 'epoch' + interval '{day} days {minute} minutes'"
         bench.run(f"INSERT INTO {{s}}.by_shop_v1 (window_start, _rev) VALUES ({moment}, 1)")
 
@@ -152,7 +152,7 @@ def test_the_oldest_published_dead_letters_are_evicted_when_the_quota_is_full(be
     assert bench.actuator.expire(bench.plan.schema)[0].changed == 0
     live = bench.actuator.observe(bench.plan.schema.name)
     assert live is not None
-    assert [(k.kind, k.evicted, k.full) for k in live.kept] == [("_dead_letters", 128, True)]
+    assert [(k.kind, k.evicted, k.full) for k in live.stored_totals] == [("_dead_letters", 128, True)]
 
 
 def test_anomalies_expire_by_the_time_of_their_detection_and_are_counted(bench: OwnedSchema) -> None:

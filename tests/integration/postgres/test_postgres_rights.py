@@ -81,20 +81,20 @@ def test_a_writer_that_idles_in_a_transaction_loses_its_locks_after_ten_seconds(
 
 def test_an_administrator_without_superuser_is_enough(servers: Servers, tmp_path: Path) -> None:
     """CREATEROLE and the rights on the database are enough to create, use and drop a schema."""
-    at = servers.postgres
-    with psycopg.connect(at.url, autocommit=True) as admin:
+    address = servers.postgres
+    with psycopg.connect(address.url, autocommit=True) as admin:
         admin.execute("DROP ROLE IF EXISTS tidemill_operator")
         admin.execute("CREATE ROLE tidemill_operator LOGIN CREATEROLE PASSWORD 'operator'")
         admin.execute(
             sql.SQL("GRANT ALL ON DATABASE {} TO tidemill_operator WITH GRANT OPTION").format(
-                sql.Identifier(at.database)
+                sql.Identifier(address.database)
             )
         )
         document = copy.deepcopy(DOCUMENT)
         document["metadata"]["name"] = "modest"
         schema = OwnedSchema(servers, tmp_path, document)
         schema.actuator = PostgresSchemas(
-            PostgresAddress(at.host, at.port, at.database, "tidemill_operator", "operator")
+            PostgresAddress(address.host, address.port, address.database, "tidemill_operator", "operator")
         )
         try:
             first = schema.ensure()

@@ -169,7 +169,7 @@ class Processor:
                 self._committer.commit(self._reader.read(batch, BASE + 86_400_000), positions)
             # Closing belongs to the latest stored batch. A later batch is stored only after these steps.
             if all(max(r.o for r in batch if r.p == p) + 1 == self._next(p) for p in (0, 1)):
-                closed = self._closer.run(self.connection).closed
+                closed = self._closer.run(self.connection).closed_until
                 for store, scanner in self._scanners:
                     until = closed[store.name]
                     assert until is not None

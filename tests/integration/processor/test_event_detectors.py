@@ -26,7 +26,7 @@ from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSe
 from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.database import Database
-from tidemill_processor.detect import event_anomalies as watching
+from tidemill_processor.detect import event_anomalies
 from tidemill_processor.detect.detectors import State, Verdict, judge
 from tidemill_processor.transaction import Committer, Fenced, Position, is_refusal
 
@@ -120,7 +120,7 @@ def naive(
                     continue
                 group = json.dumps({name: members.get(name) for name in rule.group_by}, sort_keys=True)
                 state = next((s for g, s in groups if g == group), {})
-                groups = [(g, s) for g, s in groups if g != group][-(watching.MOST_GROUPS - 1) :]
+                groups = [(g, s) for g, s in groups if g != group][-(event_anomalies.MAX_GROUPS - 1) :]
                 verdict, after = judge(rule.detector, state, members["ts"], float(value))
                 groups.append((group, after))
                 if verdict is not None:
@@ -189,7 +189,7 @@ class Process:
         while batch.next_offsets:
             try:
                 if how == "refused":
-                    self.committer.attempt(batch, self.positions)
+                    self.committer.dry_run(batch, self.positions)
                 with self.connection.transaction() as transaction:
                     committed = self.committer.commit(batch, self.positions)
                     if how == "dies":
@@ -216,8 +216,8 @@ STEP = st.tuples(
 @pytest.fixture
 def stage(make_schema: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     # With these limits, the test's processes forget groups and load states from Postgres again.
-    monkeypatch.setattr(watching, "MOST_GROUPS", 5)
-    monkeypatch.setattr(watching, "HELD_STATES", 18)
+    monkeypatch.setattr(event_anomalies, "MAX_GROUPS", 5)
+    monkeypatch.setattr(event_anomalies, "MAX_CACHED_STATES", 18)
     return make_schema(CONFIG)
 
 
@@ -250,8 +250,8 @@ def test_a_replay_reports_no_anomalies(stage: Any) -> None:
     wipe(connection, database.schema)
     replay = Database(WorkloadSettings(reader="replay-x-1"), CONFIG, 10)
     batch = BatchReader(CONFIG.spec).read(draw_events(random.Random(1), 50)[0], BASE + 86_400_000)
-    judged = watching.Watcher(replay, CONFIG).judge(connection, batch, {0: Position(0, 0)}, {0: 0})
-    assert judged == watching.Judged()
+    judged = event_anomalies.EventJudge(replay, CONFIG).judge(connection, batch, {0: Position(0, 0)}, {0: 0})
+    assert judged == event_anomalies.JudgedBatch()
 
 
 def test_a_rule_with_another_field_starts_with_an_empty_state(stage: Any) -> None:
@@ -263,7 +263,7 @@ def test_a_rule_with_another_field_starts_with_an_empty_state(stage: Any) -> Non
     position = Position(len(logs[0]), 0)
     event = Record(0, position.next_offset, {"ts": BASE, "k": "a", "i": 5})
     batch = BatchReader(again.spec).read([event], BASE + 86_400_000)
-    judged = watching.Watcher(database, again).judge(connection, batch, {0: position}, {0: 0})
+    judged = event_anomalies.EventJudge(database, again).judge(connection, batch, {0: position}, {0: 0})
     assert [changed.state["n"] for changed in judged.changed] == [1]
 
 
@@ -279,7 +279,7 @@ def test_a_group_that_postgres_cannot_store_is_an_error_about_a_value(make_schem
     batch = BatchReader(wide.spec).read([Record(0, 0, {"ts": BASE, "v": 1.0, **keys})], BASE + 86_400_000)
     committer = Committer(connection, database, database.aggregations(connection), wide)
     with pytest.raises(psycopg.Error) as refused:
-        committer.attempt(batch, {0: Position(0, 0)})
+        committer.dry_run(batch, {0: Position(0, 0)})
     assert is_refusal(refused.value)
 
 

@@ -22,8 +22,8 @@ from tidemill_contract.times import rfc3339_ms
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
 from tidemill_operator.errors import Reason
 from tidemill_operator.plan.live import Owner
-from tidemill_operator.plan.postgres.failing import failing
-from tidemill_processor.publish.producer import Outlet
+from tidemill_operator.plan.postgres.failures import failure_errors
+from tidemill_processor.publish.producer import RecordSender
 from tidemill_processor.source.clusters import PRODUCER_TUNING
 from waiting import eventually
 
@@ -110,7 +110,7 @@ def reported(bench: Bench) -> dict[Reason, str]:
     """Return the errors that the operator reads in the tables and reports in a condition, by reason."""
     observed = PostgresSchemas(bench.servers.postgres).observe(bench.config.schema_name)
     assert observed is not None
-    return {error.reason: str(error) for error in failing(replace(observed, owner=OWNER), OWNER)}
+    return {error.reason: str(error) for error in failure_errors(replace(observed, owner=OWNER), OWNER)}
 
 
 def publish_windows(bench: Bench) -> None:
@@ -242,11 +242,11 @@ def test_only_the_refused_record_of_a_batch_is_not_published(servers: Any) -> No
     eventually(lambda: topic in kafka.list_topics(timeout=10).topics, what="the topic exists")
     # Without compression, the broker sees the size of each record.
     settings = {**PRODUCER_TUNING, "compression.type": "none", "bootstrap.servers": servers.kafka}
-    outlet = Outlet(lambda: Producer(settings))
+    sender = RecordSender(lambda: Producer(settings))
     for number in range(40):
         size = 5_000 if number == 17 else 40
-        outlet.send(topic, str(number).encode(), b"x" * size, {"id": str(number)})
-    (refused,) = outlet.settle()
+        sender.send(topic, str(number).encode(), b"x" * size, {"id": str(number)})
+    (refused,) = sender.wait_for_acks()
     assert (refused.key, refused.headers) == (b"17", {"id": "17"})
     assert "too large" in refused.reason.lower()
     keys = set()
@@ -262,5 +262,5 @@ def test_only_the_refused_record_of_a_batch_is_not_published(servers: Any) -> No
     eventually(all_read, what="the other records are in the topic")
     consumer.close()
     assert keys == {str(number).encode() for number in range(40) if number != 17}
-    outlet.send(topic, b"after", b"x", {"id": "after"})
-    assert outlet.settle() == []
+    sender.send(topic, b"after", b"x", {"id": "after"})
+    assert sender.wait_for_acks() == []

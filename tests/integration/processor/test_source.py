@@ -66,7 +66,7 @@ def read(source: Source, position: int, *, until: int) -> list[int]:
     deadline = time.monotonic() + 60
     while position < until and time.monotonic() < deadline:
         if not source.ready:
-            source.start({0: position})
+            source.start_reading({0: position})
         polled = [message.offset() for message in source.poll(7, 0.2).messages]
         offsets += polled
         position = max(position, *(offset + 1 for offset in polled)) if polled else position
@@ -98,7 +98,7 @@ def test_a_seek_is_repeated_after_the_client_sought_elsewhere(
 
     source = open_source(f"overtaken-{elsewhere}", fill)
     while not source.ready:
-        source.start({0: 20})
+        source.start_reading({0: 20})
     source._consumer.seek(TopicPartition(source.topic, 0, elsewhere))
     assert read(source, 20, until=50) == list(range(20, 50))
 
@@ -148,12 +148,12 @@ def test_a_fenced_member_continues_with_a_new_client(servers: Any) -> None:
     other.subscribe()
     deadline, failed = time.monotonic() + 60, None
     while not kafka_fatal(failed) and time.monotonic() < deadline:
-        failed = fenced.poll(10, 0.1).failed
+        failed = fenced.poll(10, 0.1).error
         other.poll(10, 0.1)
         fenced.report_offsets({0: 0})
     assert kafka_fatal(failed)
     other.close()
-    fenced.renew()
+    fenced.replace_consumer()
     try:
         assert fenced.assigned == frozenset()
         await_assignment(fenced)

@@ -37,7 +37,9 @@ def cluster(control_plane: ControlPlane) -> Iterator[Cluster]:
     api = standin.install(control_plane)
     stopping = threading.Event()
     access = Cluster(control_plane, api)
-    kubelet = threading.Thread(target=standin.run_pods, args=(api, stopping), kwargs={"held": access.held}, daemon=True)
+    kubelet = threading.Thread(
+        target=standin.run_pods, args=(api, stopping), kwargs={"pending_namespaces": access.held}, daemon=True
+    )
     kubelet.start()
     yield access
     stopping.set()

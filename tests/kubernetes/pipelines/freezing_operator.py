@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from tidemill_operator.actuators.kafka import session as kafka_session
 from tidemill_operator.actuators.kubernetes.api import Document
-from tidemill_operator.actuators.kubernetes.mirror import MirroredApi
+from tidemill_operator.actuators.kubernetes.cache import CachedApi
 from tidemill_operator.actuators.postgres import session as postgres_session
 from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.cluster import serve
@@ -34,7 +34,7 @@ def wrote(system: str) -> None:
             print("woken", file=sys.stderr, flush=True)
 
 
-class FreezingApi(MirroredApi):
+class FreezingApi(CachedApi):
     """Counts writes of Deployments."""
 
     def _call(self, method: str, path: str, **more: Any) -> Document:
@@ -47,9 +47,9 @@ class FreezingApi(MirroredApi):
 class FreezingAdmin(AdminClient):  # type: ignore[misc]
     """Counts calls that create topics."""
 
-    def create_topics(self, *asked: Any, **named: Any) -> Any:
+    def create_topics(self, *arguments: Any, **keywords: Any) -> Any:
         """Create topics, wait for the answers and count the call."""
-        futures = super().create_topics(*asked, **named)
+        futures = super().create_topics(*arguments, **keywords)
         for future in futures.values():
             future.exception(timeout=30)
         wrote("kafka")
@@ -59,13 +59,13 @@ class FreezingAdmin(AdminClient):  # type: ignore[misc]
 class FreezingSession(Session):
     """Counts statements that write."""
 
-    def write(self, text: str, *parts: Any, **named: Any) -> None:
+    def write(self, text: str, *parts: Any, **keywords: Any) -> None:
         """Run a statement and count it."""
-        super().write(text, *parts, **named)
+        super().write(text, *parts, **keywords)
         wrote("postgres")
 
 
-serve.MirroredApi = FreezingApi  # type: ignore[misc]
+serve.CachedApi = FreezingApi  # type: ignore[misc]
 kafka_session.AdminClient = FreezingAdmin
 postgres_session.Session = FreezingSession  # type: ignore[misc]
 

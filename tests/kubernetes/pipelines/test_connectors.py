@@ -160,7 +160,9 @@ def with_workers(passes: Any, worker: Worker) -> Iterator[Any]:
     clients = Clients(lambda _: worker.url)
     yield replace(
         passes,
-        placement=replace(passes.placement, connect=ConnectWorkers("registry.example/connect:1", caller=HOME)),
+        placement=replace(
+            passes.placement, connect=ConnectWorkers("registry.example/connect:1", caller_namespace=HOME)
+        ),
         workers=clients,
         settings={"connect_secrets": f"${{directory:{worker.folder}/secrets:{{file}}}}"},
     )

@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient
 
 from drawn.resources import Edit, as_default, base, covered, draw, place_of
 from tidemill_contract import names
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Document
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.matri
 SAMPLE, FIRST = 24, 1
 # Parts of refusals that depend on the spec before. `check` does not know that spec.
 _OF_CHANGES = ("cannot change", "cannot be added", "can grow, but not be reduced")
-_MOST_PARTITIONS = 32
+_MAX_PARTITIONS = 32
 _SETTLED_SECONDS = 90.0
 # A pipeline may lack something for good, such as a topic that is not managed. This long after an edit, a status that
 # says "not ready" is final.
@@ -59,7 +59,7 @@ class Subject:
         It has finished if the pipeline is stalled, no longer progressing, or still not ready after `_UNREADY_SECONDS`.
         """
 
-        def seen() -> dict[str, Document]:
+        def settled() -> dict[str, Document]:
             status = self.cluster.get(self.key).get("status", {})
             conditions = {item["type"]: item for item in status.get("conditions", ())}
             if status.get("observedGeneration") != generation or "Ready" not in conditions:
@@ -69,7 +69,9 @@ class Subject:
             return conditions if done else {}
 
         begun = time.monotonic()
-        return dict(eventually(seen, seconds=_SETTLED_SECONDS, what=f"generation {generation} of {self.key} settles"))
+        return dict(
+            eventually(settled, seconds=_SETTLED_SECONDS, what=f"generation {generation} of {self.key} settles")
+        )
 
     def remove(self, eventually: Any) -> None:
         """Delete the pipeline, and wait until no object in the namespace names it."""
@@ -123,7 +125,7 @@ def _config(text: str) -> Any:
 def _problems_of_edit(edit: Edit, subject: Subject, document: Document, eventually: Any) -> Iterator[str]:
     before, generation = subject.state(), subject.cluster.get(subject.key)["metadata"]["generation"]
     edited = edit.applied(document)
-    faults = check(edited)[1]
+    faults = check_document(edited)[1]
     try:
         stored = subject.put(edited["spec"])
     except TidemillError as error:
@@ -142,7 +144,7 @@ def _problems_of_edit(edit: Edit, subject: Subject, document: Document, eventual
             yield f"refused, but something has changed: {covered(after, before)}"
         if "spec." not in conditions["Stalled"]["message"]:
             yield f"refused without naming a place: {conditions['Stalled']['message'][:300]}"
-    elif check({**edited, "spec": stored["spec"]})[1]:
+    elif check_document({**edited, "spec": stored["spec"]})[1]:
         yield f"accepted in spite of {faults[0]}"
     elif conditions["Ready"]["status"] != "True" and not conditions["Ready"]["message"]:
         yield "not ready, without a message"
@@ -176,9 +178,9 @@ def _problems_of_undo(subject: Subject, document: Document, before: Document, ev
 
 
 def _too_large(edit: Edit) -> bool:
-    """Return whether an edit asks for more than `_MOST_PARTITIONS` partitions. They cost time and show no more."""
+    """Return whether an edit asks for more than `_MAX_PARTITIONS` partitions. They cost time and show no more."""
     value = edit.value.get("partitions") if isinstance(edit.value, dict) else edit.value
-    return edit.path[-1] in ("partitions", "topic") and isinstance(value, int) and value > _MOST_PARTITIONS
+    return edit.path[-1] in ("partitions", "topic") and isinstance(value, int) and value > _MAX_PARTITIONS
 
 
 def test_random_edits_are_refused_without_change_or_applied_and_undone(

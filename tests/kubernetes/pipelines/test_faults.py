@@ -83,8 +83,8 @@ def pods(cluster: Any, key: Key) -> list[Document]:
 def columns(cluster: Any, key: Key) -> dict[str, str]:
     """Return the columns that `kubectl get` shows for a pipeline."""
     command = [str(binaries.FOLDER / "kubectl"), "--kubeconfig", str(cluster.plane.kubeconfig), "get", "apl", key.name]
-    shown = subprocess.run([*command, "-n", key.namespace], capture_output=True, text=True, check=True).stdout
-    head, line = shown.splitlines()
+    output = subprocess.run([*command, "-n", key.namespace], capture_output=True, text=True, check=True).stdout
+    head, line = output.splitlines()
     starts = [head.index(name) for name in head.split()]
     ends = [*starts[1:], None]
     return {name: line[start:end].strip() for name, start, end in zip(head.split(), starts, ends, strict=True)}
@@ -103,7 +103,7 @@ def ready(cluster: Any, key: Key) -> str:
 
 def put_status(cluster: Any, pod: Document, *, crashing: bool) -> None:
     """Write the status of a pod as a kubelet does: ready, or crashing again and again."""
-    named = {key: pod["metadata"][key] for key in ("name", "namespace")}
+    metadata = {key: pod["metadata"][key] for key in ("name", "namespace")}
     container = pod["spec"]["containers"][0]
     state = {"waiting": {"reason": _WHY, "message": "back-off"}} if crashing else {"running": {}}
     status = {
@@ -120,7 +120,7 @@ def put_status(cluster: Any, pod: Document, *, crashing: bool) -> None:
             }
         ],
     }
-    body = {"apiVersion": "v1", "kind": "Pod", "metadata": named, "status": status}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}
     cluster.api.apply(body, subresource="status", manager="kubelet")
 
 
@@ -176,10 +176,10 @@ def test_processors_that_do_not_run_make_the_pipeline_unready_and_its_lag_grow(
             most=REPORTED_SECONDS,
             what="LAG includes the uncounted events",
         )
-        shown = columns(cluster, orders)
+        row = columns(cluster, orders)
         record_property("LAG after", f"{reported_after + grown:.0f} s")
-        assert shown["READY"] == "False"
-        assert parse_ms(shown["FRESHNESS"]) / 1000 >= (reported_after + grown) / 2, (
+        assert row["READY"] == "False"
+        assert parse_ms(row["FRESHNESS"]) / 1000 >= (reported_after + grown) / 2, (
             "FRESHNESS is not the age of waiting events"
         )
     work.working.set()

@@ -90,10 +90,8 @@ def test_a_leader_that_wakes_in_mid_pass_reverts_nothing_of_its_successor(
     assert replica_sets <= later, "a template of the successor was reverted"
     assert len(later) <= len(replica_sets) + 1, "more than the processor's new config has changed"
     # The schema names the epoch of the second leader, which later leaders compare with theirs.
-    at, schema = servers.postgres, names.schema(namespace, "orders")
-    with psycopg.connect(
-        host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password
-    ) as connection:
+    schema = names.schema(namespace, "orders")
+    with psycopg.connect(servers.postgres.url) as connection:
         query = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s"
         ((text,),) = connection.execute(query, (schema,)).fetchall()
         positions = connection.execute(f'SELECT count(*) FROM "{schema}"._offsets').fetchall()

@@ -34,7 +34,7 @@ from tidemill_operator.laptop.servers import Servers
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
 
 REPLICA_SET = Kind("apps/v1", "ReplicaSet", "replicasets")
-_MOST = 500
+_MAX_WRITES = 500
 
 
 class Killed(BaseException):
@@ -56,17 +56,17 @@ class Death:
 
     Attributes:
         after: the number of writes; 0 kills no pass.
-        seen: writes of the current pass.
+        writes: writes of the current pass.
         created: UIDs of all objects that ever existed, by kind and name.
     """
 
     after: int = 0
-    seen: int = 0
+    writes: int = 0
     created: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def wrote(self, what: str, *, lasts: bool = True) -> None:
-        self.seen += 1
-        if self.seen == self.after:
+        self.writes += 1
+        if self.writes == self.after:
             raise Killed(what, lasts=lasts)
 
 
@@ -91,30 +91,30 @@ def death(monkeypatch: pytest.MonkeyPatch) -> Death:
     coming = Death()
 
     class MortalAdmin(AdminClient):  # type: ignore[misc]
-        def create_topics(self, *asked: Any, **named: Any) -> Any:
-            if named.get("validate_only"):
-                return super().create_topics(*asked, **named)
-            return self._done("create_topics", asked, named)
+        def create_topics(self, *arguments: Any, **keywords: Any) -> Any:
+            if keywords.get("validate_only"):
+                return super().create_topics(*arguments, **keywords)
+            return self._done("create_topics", arguments, keywords)
 
-        def create_partitions(self, *asked: Any, **named: Any) -> Any:
-            return self._done("create_partitions", asked, named)
+        def create_partitions(self, *arguments: Any, **keywords: Any) -> Any:
+            return self._done("create_partitions", arguments, keywords)
 
-        def incremental_alter_configs(self, *asked: Any, **named: Any) -> Any:
-            return self._done("incremental_alter_configs", asked, named)
+        def incremental_alter_configs(self, *arguments: Any, **keywords: Any) -> Any:
+            return self._done("incremental_alter_configs", arguments, keywords)
 
-        def delete_topics(self, *asked: Any, **named: Any) -> Any:
-            return self._done("delete_topics", asked, named)
+        def delete_topics(self, *arguments: Any, **keywords: Any) -> Any:
+            return self._done("delete_topics", arguments, keywords)
 
-        def _done(self, what: str, asked: Any, named: Any) -> Any:
-            futures = getattr(super(), what)(*asked, **named)
+        def _done(self, what: str, arguments: Any, keywords: Any) -> Any:
+            futures = getattr(super(), what)(*arguments, **keywords)
             for future in futures.values():
                 future.exception(timeout=30)
             coming.wrote(f"Kafka: {what} {', '.join(str(name) for name in futures)}")
             return futures
 
     class MortalSession(Session):
-        def write(self, text: str, *parts: Any, **named: Any) -> None:
-            super().write(text, *parts, **named)
+        def write(self, text: str, *parts: Any, **keywords: Any) -> None:
+            super().write(text, *parts, **keywords)
             self._wrote(text.format(*["…"] * text.count("{}")))
 
         def write_rows(self, statement: Any, parameters: Any = ()) -> None:
@@ -144,18 +144,18 @@ def until_one_survives(passes: Any, key: Key, death: Death) -> list[str]:
     """Run passes of killed operators until one pass completes. Return the writes that killed the others."""
     written: list[str] = []
     death.after = 1
-    while len(written) < _MOST:
+    while len(written) < _MAX_WRITES:
         api = MortalApi(passes.api.configuration)
-        api.death, death.seen = death, 0
+        api.death, death.writes = death, 0
         try:
-            passes.controller(api).work(key)
+            passes.controller(api).run_pass(key)
         except Killed as killed:
             written.append(killed.what)
             death.after = 1 if killed.lasts else death.after + 1
         else:
             death.after = 0
             return written
-    pytest.fail(f"passes still write after {_MOST} writes: {written[-5:]}")
+    pytest.fail(f"passes still write after {_MAX_WRITES} writes: {written[-5:]}")
 
 
 def print_counts(what: str, written: list[str]) -> None:
@@ -173,7 +173,7 @@ def settle(passes: Any, key: Key, death: Death) -> None:
     def once() -> Result:
         api = MortalApi(passes.api.configuration)
         api.death = death
-        return Result(passes.controller(api).work(key))
+        return Result(passes.controller(api).run_pass(key))
 
     for _ in range(60):
         if once() is Result.SETTLED and once() is Result.SETTLED:
@@ -241,10 +241,7 @@ def in_postgres(servers: Servers, key: Key) -> dict[str, Any]:
 
 
 def administrator(servers: Servers) -> psycopg.Connection[Any]:
-    at = servers.postgres
-    return psycopg.connect(
-        host=at.host, port=at.port, dbname=at.database, user=at.user, password=at.password, autocommit=True
-    )
+    return psycopg.connect(servers.postgres.url, autocommit=True)
 
 
 def identities(servers: Servers, key: Key) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from kube.controlplane import ControlPlane
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 from tidemill_operator.actuators.kubernetes.api import (
     DEPLOYMENT,
     LEASE,
@@ -24,7 +24,7 @@ from tidemill_operator.actuators.kubernetes.api import (
     Api,
     Document,
     Kind,
-    load,
+    load_configuration,
 )
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
@@ -294,7 +294,7 @@ def test_the_webhook_refuses_with_the_message_of_validate(
     text = eventually(refused, what="the pipeline is refused")
     whole = yaml.safe_load((Path(__file__).parents[3] / "crds" / "examples" / "flights.yaml").read_text())
     whole["spec"]["transform"] = {"filter": "dep_delay + 1"}
-    _, faults = check(whole)
+    _, faults = check_document(whole)
     assert 'admission webhook "analyticspipelines.tidemill.dev" denied the request' in text
     assert "spec.transform.filter" in text
     assert faults[0].message in text
@@ -311,7 +311,7 @@ def test_the_webhook_refuses_with_the_message_of_validate(
 @pytest.mark.fault("new-operator-without-its-crd", "the operator ends and names the remedy")
 def test_an_operator_without_its_crd_ends_with_a_remedy(start_operator: Callable[..., Any], tmp_path: Path) -> None:
     with ControlPlane(tmp_path / "plane") as plane:
-        api = Api(load({"KUBECONFIG": str(plane.kubeconfig)}))
+        api = Api(load_configuration({"KUBECONFIG": str(plane.kubeconfig)}))
         api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}})
         operator = start_operator(KUBECONFIG=str(plane.kubeconfig), TIDEMILL_WEBHOOK_PORT="0")
         assert operator.process.wait(60.0) == 1

@@ -82,14 +82,14 @@ def test_the_job_retries_a_pipeline_that_fails_and_returns_it_after_the_deadline
     ]
     remaining = [document]
 
-    def let_go(_: Any) -> None:
+    def release(_: Any) -> None:
         answer = answers.pop(0)
         if answer is not None:
             raise answer
         remaining.clear()
 
-    assert reclaim.reclaim(lambda: list(remaining), let_go, seconds=60.0) == []
+    assert reclaim.reclaim(lambda: list(remaining), release, seconds=60.0) == []
     assert answers == []
     remaining.append(document)
     answers.append(TidemillError(Reason.WAITING, "pods have not ended"))
-    assert reclaim.reclaim(lambda: list(remaining), let_go, seconds=0.0) == ["shop/orders"]
+    assert reclaim.reclaim(lambda: list(remaining), release, seconds=0.0) == ["shop/orders"]

@@ -31,7 +31,7 @@ def test_a_rotation_revokes_the_former_logins_two_minutes_after_the_rollout(
     def once() -> Result:
         controller = passes.controller()
         controller._now = lambda: clock[0]
-        return Result(controller.work(orders))
+        return Result(controller.run_pass(orders))
 
     def secret(name: str, file: str) -> dict[str, str]:
         data = cluster.child(namespace, "Secret", name)["data"]
@@ -44,10 +44,14 @@ def test_a_rotation_revokes_the_former_logins_two_minutes_after_the_rollout(
         return marks.get("tidemill.dev/credentials", ""), str(live["metadata"]["generation"])
 
     def may_log_in(login: dict[str, str]) -> bool:
-        at = servers.postgres
+        address = servers.postgres
         try:
             psycopg.connect(
-                host=at.host, port=at.port, dbname=at.database, user=login["user"], password=login["password"]
+                host=address.host,
+                port=address.port,
+                dbname=address.database,
+                user=login["user"],
+                password=login["password"],
             ).close()
         except psycopg.OperationalError:
             return False
@@ -112,7 +116,7 @@ def test_the_former_login_works_while_the_rollout_is_stuck(
     passes.once(orders)
     controller = passes.controller()
     controller._now = lambda: dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
-    controller.work(orders)
-    at = servers.postgres
-    psycopg.connect(host=at.host, port=at.port, dbname=at.database, **former).close()
+    controller.run_pass(orders)
+    address = servers.postgres
+    psycopg.connect(host=address.host, port=address.port, dbname=address.database, **former).close()
     assert cluster.get(orders)["status"]["credentials"]["phase"] == "RollingOut"

@@ -18,13 +18,13 @@ from tidemill_contract.resource.spec import ScaledComponent
 from tidemill_operator.actuators.kubernetes.api import CONFIG_MAP, DEPLOYMENT, EVENT, Document
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.cluster.control import Controller
-from tidemill_operator.cluster.events import Recorder
+from tidemill_operator.cluster.event_recorder import EventRecorder
 from tidemill_operator.cluster.queue import Result
 from tidemill_operator.cluster.scaling import ClusterScaling
-from tidemill_operator.cluster.telemetry import Measures
+from tidemill_operator.cluster.telemetry import OperatorMetrics
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.scaling_figures import FiguresReader
-from tidemill_operator.plan.render import marks
+from tidemill_operator.plan.render import object_metadata
 from tidemill_operator.scaler import STATUS_MEMBERS, Scalable
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration, pytest.mark.slow]
@@ -51,7 +51,7 @@ class Bench:
         load: the consumers of the pipeline, which also send its events.
         component: what is scaled.
         woken: pipelines that the scaler has asked a pass for.
-        seen: each different number of replicas, in order.
+        replica_counts: each different number of replicas, in order.
     """
 
     cluster: Any
@@ -60,7 +60,7 @@ class Bench:
     load: Any
     component: ScaledComponent = "processor"
     woken: list[Key] = field(default_factory=list)
-    seen: list[int] = field(default_factory=list)
+    replica_counts: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.restart()
@@ -72,11 +72,11 @@ class Bench:
 
     def step(self) -> int:
         """Run a pass and a poll, and return the replicas of the Deployment's spec."""
-        self.controller.work(self.key)
+        self.controller.run_pass(self.key)
         self.scaling.poll(self.key, self.component)
         replicas = int(self.deployment["spec"]["replicas"])
-        if self.seen[-1:] != [replicas]:
-            self.seen.append(replicas)
+        if self.replica_counts[-1:] != [replicas]:
+            self.replica_counts.append(replicas)
         return replicas
 
     def until(self, replicas: int, eventually: Any) -> None:
@@ -84,12 +84,12 @@ class Bench:
 
     def settle(self, eventually: Any) -> None:
         """Run passes until one settles: all replicas are ready."""
-        eventually(lambda: self.controller.work(self.key) is Result.SETTLED, what="the pipeline settles")
+        eventually(lambda: self.controller.run_pass(self.key) is Result.SETTLED, what="the pipeline settles")
 
     def polls(self, count: int) -> None:
         """Run passes and polls for `count` decisions, and wait out the poll interval before each."""
         for _ in range(count):
-            while (rest := self.scaling._scaler.rest(Scalable(self.key, self.component))) > 0:
+            while (rest := self.scaling._scaler.seconds_to_poll(Scalable(self.key, self.component))) > 0:
                 time.sleep(rest)
             self.step()
 
@@ -103,7 +103,11 @@ class Bench:
 
     @property
     def memory(self) -> Document:
-        return dict(self.cluster.child(self.key.namespace, "ConfigMap", marks.scaling(self.key.name, self.component)))
+        return dict(
+            self.cluster.child(
+                self.key.namespace, "ConfigMap", object_metadata.scaling_config_map(self.key.name, self.component)
+            )
+        )
 
 
 @pytest.fixture
@@ -141,8 +145,8 @@ def test_processors_are_added_in_steps_with_lag_and_removed_without_it(
     assert (status["scaling"]["desired"], status["replicas"]) == (4, 4)
     bench.load.work_off()
     bench.until(1, eventually)
-    steps = [after - before for before, after in zip(bench.seen, bench.seen[1:], strict=False)]
-    assert bench.seen[0] == bench.seen[-1] == 1
+    steps = [after - before for before, after in zip(bench.replica_counts, bench.replica_counts[1:], strict=False)]
+    assert bench.replica_counts[0] == bench.replica_counts[-1] == 1
     assert max(steps) <= 2, "a step up is larger than maxStepUp"
     assert min(steps) >= -2, "a step down is larger than maxStepDown"
     reasons = {
@@ -169,11 +173,11 @@ def test_a_python_stage_scales_with_the_lag_of_the_stage(
     assert bench.memory["metadata"]["ownerReferences"][0]["uid"] == key.uid
     observer = passes.observer()
     observer.watch(key, status)
-    observer.look()
+    observer.measure()
     status = cluster.get(key)["status"]
     assert (status["stageLag"], status["lag"]) == (600, 600)
     bench.restart()
-    bench.controller.work(key)
+    bench.controller.run_pass(key)
     assert bench.deployment["spec"]["replicas"] == 4, "a new operator has changed the replicas without a decision"
     bench.load.work_off()
     bench.until(1, eventually)
@@ -188,15 +192,15 @@ def test_replicas_survive_a_restart_a_reapplied_resource_and_kubectl_scale(make_
     bench.until(4, eventually)
     assert bench.memory["metadata"]["ownerReferences"][0]["uid"] == bench.key.uid
     bench.restart()
-    bench.controller.work(bench.key)
+    bench.controller.run_pass(bench.key)
     assert bench.deployment["spec"]["replicas"] == 4, "a new operator has changed the replicas without a decision"
     bench.settle(eventually)
     generation = bench.deployment["metadata"]["generation"]
     document = bench.cluster.get(bench.key)
     metadata = {name: document["metadata"][name] for name in ("name", "namespace")}
-    again = {**{name: document[name] for name in ("apiVersion", "kind", "spec")}, "metadata": metadata}
+    manifest = {**{name: document[name] for name in ("apiVersion", "kind", "spec")}, "metadata": metadata}
     for _ in range(3):
-        bench.cluster.api.apply(again, manager="gitops")
+        bench.cluster.api.apply(manifest, manager="gitops")
         bench.polls(1)
     assert bench.deployment["metadata"]["generation"] == generation, "the Deployment was written"
     bench.cluster.api.merge(DEPLOYMENT, bench.key.namespace, "orders-processor", {"spec": {"replicas": 2}})
@@ -221,7 +225,7 @@ def test_a_dry_run_reports_a_decision_and_keeps_the_replicas(make_bench: Any, ev
     eventually(lambda: bench.step() and bench.scaling_status.get("reason") == "DryRun", what="the dry run is reported")
     assert bench.scaling_status["desired"] > bench.scaling_status["current"] == 1
     bench.polls(2)
-    assert bench.seen == [1]
+    assert bench.replica_counts == [1]
 
 
 @pytest.mark.fault("figures-unreadable-while-scaling", "replicas do not change")
@@ -232,16 +236,20 @@ def test_missing_figures_keep_the_replicas(make_bench: Any, eventually: Any) -> 
     bench.until(4, eventually)
     api, nowhere = bench.passes.api, PostgresAddress("127.0.0.1", 1, "x", "x", "x")
     reader = FiguresReader(bench.passes.servers.kafka, nowhere)
-    recorder = Recorder(api, "test")
-    bench.restart(ClusterScaling(api, reader, recorder=recorder, measures=Measures(), wake=lambda _: None))
+    recorder = EventRecorder(api, "test")
+    bench.restart(
+        ClusterScaling(api, reader, recorder=recorder, metrics=OperatorMetrics(), request_pass=lambda _: None)
+    )
     bench.polls(4)
-    bench.controller.work(bench.key)
+    bench.controller.run_pass(bench.key)
     assert bench.scaling_status["reason"] == "FiguresMissing"
     assert bench.deployment["spec"]["replicas"] == 4
     bench.cluster.api.delete(CONFIG_MAP, bench.key.namespace, "orders-scaling")
-    bench.restart(ClusterScaling(api, reader, recorder=recorder, measures=Measures(), wake=lambda _: None))
+    bench.restart(
+        ClusterScaling(api, reader, recorder=recorder, metrics=OperatorMetrics(), request_pass=lambda _: None)
+    )
     bench.polls(1)
-    assert bench.seen[-1] == 4, "an operator without memory does not start from the running replicas"
+    assert bench.replica_counts[-1] == 4, "an operator without memory does not start from the running replicas"
 
 
 def test_scaling_starts_from_the_running_replicas(
@@ -253,21 +261,21 @@ def test_scaling_starts_from_the_running_replicas(
     bench.settle(eventually)
     cluster.patch(key, spec={"processor": {"scaling": {**QUICK, "scaleDownStabilization": "10m"}}})
     bench.polls(2)
-    assert bench.seen == [3]
+    assert bench.replica_counts == [3]
     assert bench.memory
     cluster.patch(key, spec={"processor": {"scaling": {"mode": "external"}}})
     bench.polls(1)
     cluster.api.merge(DEPLOYMENT, namespace, "orders-processor", {"spec": {"replicas": 2}})
     bench.polls(1)
-    bench.controller.work(key)
-    assert bench.seen == [3, 2]
+    bench.controller.run_pass(key)
+    assert bench.replica_counts == [3, 2]
     assert (bench.scaling_status["reason"], bench.scaling_status["current"]) == ("External", 2)
     assert bench.memory == {}
     cluster.patch(key, spec={"processor": {"scaling": {"mode": "lag"}}})
     bench.polls(2)
-    assert bench.seen == [3, 2]
+    assert bench.replica_counts == [3, 2]
     cluster.patch(key, spec={"processor": {"scaling": None, "replicas": 1}})
-    bench.controller.work(key)
+    bench.controller.run_pass(key)
     assert (bench.deployment["spec"]["replicas"], bench.memory, bench.scaling_status) == (1, {}, {})
 
 

@@ -45,16 +45,16 @@ class Scene:
 
     Attributes:
         applied: how often the GitOps tool has applied the resource.
-        began: the Deployment's generation when the other writers started.
-        seen: each different number of replicas, in order.
+        first_generation: the Deployment's generation when the other writers started.
+        replica_counts: each different number of replicas, in order.
     """
 
     cluster: Any
     key: Key
     eventually: Any
     applied: int = 0
-    began: int = 0
-    seen: list[int] = field(default_factory=list)
+    first_generation: int = 0
+    replica_counts: list[int] = field(default_factory=list)
 
     @property
     def deployment(self) -> Document:
@@ -71,7 +71,7 @@ class Scene:
     @property
     def writes(self) -> int:
         """Return the number of writes to the Deployment's spec since the other writers started."""
-        return int(self.deployment["metadata"]["generation"]) - self.began
+        return int(self.deployment["metadata"]["generation"]) - self.first_generation
 
     @property
     def decisions(self) -> list[tuple[int, int]]:
@@ -95,8 +95,10 @@ class Scene:
 
         def reached() -> bool:
             live = self.deployment
-            asked, runs = live["spec"]["replicas"], live["status"].get("readyReplicas", 0)
-            return asked == replicas and (not ready or (runs == replicas and self.status.get("replicas") == replicas))
+            wanted, ready_replicas = live["spec"]["replicas"], live["status"].get("readyReplicas", 0)
+            return wanted == replicas and (
+                not ready or (ready_replicas == replicas and self.status.get("replicas") == replicas)
+            )
 
         self.eventually(reached, seconds=120.0, what=f"{replicas} replicas, {self.status.get('scaling')}")
 
@@ -106,18 +108,18 @@ class Scene:
         self.eventually(lambda: self.applied >= until, seconds=60.0, what="the resource is applied four more times")
 
     @contextmanager
-    def others(self) -> Iterator[None]:
+    def run_other_writers(self) -> Iterator[None]:
         """Apply the resource again and again as a GitOps tool, and record the replicas, in this context."""
         document = self.cluster.get(self.key)
         metadata = {name: document["metadata"][name] for name in ("name", "namespace")}
-        again = {**{name: document[name] for name in ("apiVersion", "kind", "spec")}, "metadata": metadata}
-        again["spec"] = {**again["spec"], "processor": dict(again["spec"]["processor"])}
-        del again["spec"]["processor"]["replicas"]  # the API server's default, which the manifest does not have
+        manifest = {**{name: document[name] for name in ("apiVersion", "kind", "spec")}, "metadata": metadata}
+        manifest["spec"] = {**manifest["spec"], "processor": dict(manifest["spec"]["processor"])}
+        del manifest["spec"]["processor"]["replicas"]  # the API server's default, which the manifest does not have
         stopping = threading.Event()
 
         def apply() -> None:
             while not stopping.wait(_RE_APPLY_SECONDS):
-                self.cluster.api.apply(again, manager="gitops")
+                self.cluster.api.apply(manifest, manager="gitops")
                 self.applied += 1
 
         def watch() -> None:
@@ -126,10 +128,10 @@ class Scene:
                     replicas = self.replicas
                 except TidemillError:
                     continue
-                if self.seen[-1:] != [replicas]:
-                    self.seen.append(replicas)
+                if self.replica_counts[-1:] != [replicas]:
+                    self.replica_counts.append(replicas)
 
-        self.began = int(self.deployment["metadata"]["generation"])
+        self.first_generation = int(self.deployment["metadata"]["generation"])
         threads = [threading.Thread(target=target) for target in (apply, watch)]
         for thread in threads:
             thread.start()
@@ -162,7 +164,7 @@ def test_only_decisions_of_the_operator_change_the_replicas(make_scene: Any, loa
     """A GitOps tool applies twice a second, and `kubectl scale` on the resource is refused."""
     scene = make_scene(scaling=SCALING)
     load = loaded(scene.key)
-    with scene.others():
+    with scene.run_other_writers():
         refused = scene.scale("analyticspipeline/orders", 2)
         assert refused.returncode == 1
         assert (
@@ -178,11 +180,11 @@ def test_only_decisions_of_the_operator_change_the_replicas(make_scene: Any, loa
         scene.until(1)
         scene.wait_for_applies()
     assert scene.applied >= 10
-    assert scene.seen[0] == scene.seen[-1] == 1
-    assert scene.writes == len(scene.decisions) == len(scene.seen) - 1
-    assert scene.decisions == sorted(pairwise(scene.seen))
-    assert max(scene.seen) == 4
-    assert scene.seen.index(4) == 2, "there are not two steps up, of two and one"
+    assert scene.replica_counts[0] == scene.replica_counts[-1] == 1
+    assert scene.writes == len(scene.decisions) == len(scene.replica_counts) - 1
+    assert scene.decisions == sorted(pairwise(scene.replica_counts))
+    assert max(scene.replica_counts) == 4
+    assert scene.replica_counts.index(4) == 2, "there are not two steps up, of two and one"
     assert scene.status["scaling"]["current"] == 1
 
 
@@ -197,7 +199,7 @@ def test_the_operator_reverts_each_foreign_write_of_replicas_once(make_scene: An
         lambda: scene.status.get("scaling", {}).get("desired") == 2, what="the operator has decided on 2 replicas"
     )
     before = scene.decisions
-    with scene.others():
+    with scene.run_other_writers():
         for replicas in (4, 1, 3):
             assert scene.scale("deployment/orders-processor", replicas).returncode == 0
             scene.until(2)
@@ -211,14 +213,14 @@ def test_an_hpa_alone_writes_replicas_with_external_scaling(make_scene: Any, loa
     """With `mode: external`, the operator writes no replicas, even for a new spec, and reports the running ones."""
     scene = make_scene(scaling={"mode": "external"})
     loaded(scene.key)
-    with scene.others():
+    with scene.run_other_writers():
         for replicas in (3, 4, 2):
             assert scene.scale("deployment/orders-processor", replicas).returncode == 0
             scene.until(replicas)
         refused = scene.scale("analyticspipeline/orders", 3)
         assert (refused.returncode, "while scaling is set" in refused.stderr) == (1, True)
         scene.wait_for_applies()
-    assert scene.seen == [1, 3, 4, 2]
+    assert scene.replica_counts == [1, 3, 4, 2]
     assert scene.writes == 3, "the operator has written as well"
     assert scene.decisions == []
     scaling = scene.eventually(
@@ -230,7 +232,7 @@ def test_an_hpa_alone_writes_replicas_with_external_scaling(make_scene: Any, loa
     scene.eventually(lambda: scene.writes > 3, what="the new spec is rolled out")
     scene.until(2)
     assert scene.writes == 4
-    assert scene.seen[-1] == 2
+    assert scene.replica_counts[-1] == 2
 
 
 @pytest.mark.matrix
@@ -238,18 +240,18 @@ def test_without_scaling_the_resource_sets_the_replicas(make_scene: Any, loaded:
     """`kubectl scale` and an HPA change the resource. A manifest without replicas keeps their number."""
     scene = make_scene()
     loaded(scene.key)
-    with scene.others():
+    with scene.run_other_writers():
         for replicas in (3, 2):
             done = scene.scale("analyticspipeline/orders", replicas)
             assert (done.returncode, done.stderr) == (0, "")
             scene.until(replicas)
-        asked = scene.kubectl("get", "analyticspipeline", "orders", "--subresource=scale", "-o", "jsonpath={.status}")
-        more = scene.scale("analyticspipeline/orders", PARTITIONS + 1)
-        assert (more.returncode, "more replicas than source.topic.partitions" in more.stderr) == (1, True)
+        output = scene.kubectl("get", "analyticspipeline", "orders", "--subresource=scale", "-o", "jsonpath={.status}")
+        refused = scene.scale("analyticspipeline/orders", PARTITIONS + 1)
+        assert (refused.returncode, "more replicas than source.topic.partitions" in refused.stderr) == (1, True)
         scene.wait_for_applies()
-    assert '"replicas":2' in asked.stdout, asked
-    assert "selector" in asked.stdout
-    assert scene.seen == [1, 3, 2]
+    assert '"replicas":2' in output.stdout, output
+    assert "selector" in output.stdout
+    assert scene.replica_counts == [1, 3, 2]
     assert scene.writes == 2
     assert scene.cluster.get(scene.key)["spec"]["processor"]["replicas"] == 2
     assert "scaling" not in scene.status

@@ -11,7 +11,7 @@ from any_values.pipeline import BASE, CONFIG, MINUTE, SPEC, Event, Record
 from any_values.right_answers import compare, compare_further, cut, visits
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.formats.ndjson import NdjsonWriter
-from tidemill_api.query.aggregate import take_query
+from tidemill_api.query.aggregate import parse_query
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder
 from tidemill_api.query.sql import statement
@@ -48,7 +48,7 @@ class Stage:
         at = self.position.next_offset
         records = [Record(at + n, members) for n, members in enumerate(events)]
         read = self.reader.read(records, BASE + 60 * MINUTE)
-        assert not read.dead
+        assert not read.dead_letters
         self.position = self.committer.commit(read, {0: self.position}).positions[0]
         self.records += records
 
@@ -68,7 +68,7 @@ class Stage:
 
     def ask(self, name: str, text: str = "") -> dict[Any, dict[str, Any]]:
         """Return the API's answer to a query of an aggregation."""
-        query, binder = take_query(self.model.aggregation(name), Parameters.from_query(text.encode())), Binder()
+        query, binder = parse_query(self.model.aggregation(name), Parameters.from_query(text.encode())), Binder()
         rows = self.connection.execute(statement(query, binder, None), binder.values).fetchall()
         writer = NdjsonWriter(query.columns)
         answers = [json.loads(writer.batch([row])) for row in rows]

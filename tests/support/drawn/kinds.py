@@ -16,7 +16,7 @@ from typing import Any
 
 from jsonschema import Draft4Validator
 
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 from tidemill_operator.resource import crd
 
 Members = dict[str, Any]
@@ -158,7 +158,7 @@ class Drawer:
 
 def model_faults(document: Members) -> list[str]:
     """Return the paths that the model refuses."""
-    pipeline, faults = check(document)
+    pipeline, faults = check_document(document)
     assert (pipeline is None) == bool(faults)
     return sorted(fault.path for fault in faults)
 

@@ -22,10 +22,10 @@ from typing import Any
 from jsonschema import Draft4Validator
 
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.resource import crd
-from tidemill_operator.resource.schema import structural
+from tidemill_operator.resource.schema import structural_schema
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryWorld
 
@@ -36,7 +36,7 @@ PLATFORM = Platform(partitions=3)
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 SPEC: Schema = crd.definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 # Unlike the CRD, this schema has the defaults of lists.
-_DEFAULTS: Schema = structural(PipelineSpec, list_defaults=True)
+_DEFAULTS: Schema = structural_schema(PipelineSpec, list_defaults=True)
 _DURATIONS = ("250ms", "1s", "10s", "5m", "1h", "7d", "30d", "365d")
 _TEXTS = ("a", "country", "amount", "ts", "by_country", "orders", "earliest", "1Gi", "500m", "count", "true")
 _WRONG: tuple[Any, ...] = (
@@ -253,7 +253,7 @@ def _workload(workload: Any) -> Document:
         (config["spec"].get("processor", {}).get("scaling") or {}).pop("maxReplicas", None)
     environment = {key: value for key, value in workload.environment.items() if "GENERATION" not in key}
     facts = (workload.replicas, environment, workload.secrets, workload.ports, workload.resources)
-    return {"configs": configs, "facts": facts, "scaled": (workload.scaled, workload.scaled_elsewhere)}
+    return {"configs": configs, "facts": facts, "scaled": (workload.scaled, workload.externally_scaled)}
 
 
 def problems(edit: Edit, document: Document) -> list[str]:
@@ -262,7 +262,7 @@ def problems(edit: Edit, document: Document) -> list[str]:
     subject.apply(document)
     before, ready = subject.state(), subject.conditions
     violations = [] if ready["Ready"][0] == "True" else [f"the resource itself is not ready: {subject.message}"]
-    faults = check(edited)[1]
+    faults = check_document(edited)[1]
     structure = next(iter(Draft4Validator(SPEC).iter_errors(_as_stored(edited["spec"]))), None)
     if structure is not None and not faults:
         violations.append(f"the CRD refuses the edit ({structure.message[:200]}), and the operator does not")

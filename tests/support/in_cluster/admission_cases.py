@@ -6,7 +6,7 @@ from typing import Any
 
 from drawn.metrics import parameters_for
 from in_cluster.admission_specs import base
-from tidemill_contract.functions.registry import PARAMETERS, listed
+from tidemill_contract.functions.registry import PARAMETERS, join_names
 from tidemill_operator.actuators.kubernetes.api import Document
 
 WINDOW, METRICS, METRICS_0 = "aggregations.0.window", "aggregations.0.metrics", "aggregations[0].metrics[0]"
@@ -150,7 +150,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
             METRICS,
             [ADDS | {p.alias: parameters_for(p.functions[0], {"amount": "number"})[p.alias]}],
             f"{METRICS_0}.{p.alias}",
-            f"metric m: sum takes no {p.alias}; remove {p.alias}, or use {listed(p.functions, 'or')}",
+            f"metric m: sum takes no {p.alias}; remove {p.alias}, or use {join_names(p.functions, 'or')}",
         )
         for p in PARAMETERS.values()
     ),
@@ -162,7 +162,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
             f"metric m: {p.functions[0]} needs {p.alias}; {p.remedy}",
         )
         for p in PARAMETERS.values()
-        if p.needed
+        if p.required
     ),
     (
         METRICS,

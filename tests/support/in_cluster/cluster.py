@@ -11,7 +11,7 @@ from kube.controlplane import ControlPlane
 from tidemill_operator.actuators.kubernetes.api import KINDS, PIPELINE, Api, Document
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
-from tidemill_operator.plan.render import marks
+from tidemill_operator.plan.render import object_metadata
 
 # Waiting repeats a call while a server does not answer.
 eventually = functools.partial(waiting.eventually, seconds=60.0, retry_on=(TidemillError,))
@@ -86,7 +86,7 @@ class Cluster:
 
     def children(self, namespace: str) -> dict[tuple[str, str], Document]:
         """Return all objects that the operator has created in a namespace, by kind and name."""
-        selector = f"{marks.MANAGED_BY}={marks.MANAGER}"
+        selector = f"{object_metadata.MANAGED_BY}={object_metadata.MANAGER}"
         return {
             (kind, item["metadata"]["name"]): item
             for kind in CHILDREN

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from in_cluster.cluster import Cluster, eventually
 from tidemill_contract import names
-from tidemill_operator.actuators.kafka.log import LATEST, KafkaLog
+from tidemill_operator.actuators.kafka.offsets import LATEST, OffsetReader
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
 
@@ -72,7 +72,7 @@ class Consumers:
     def work_off(self) -> None:
         """Move the position of each partition to its end."""
         places = [(self.topic, partition) for partition in range(self.partitions)]
-        ends = KafkaLog(self.servers.kafka).offsets(places, LATEST).at
+        ends = OffsetReader(self.servers.kafka).offsets(places, LATEST).at
         if self.component == "stage":
             read = [TopicPartition(topic, partition, end) for (topic, partition), end in ends.items()]
             eventually(lambda: self._committed(read), what="the positions are committed")

@@ -11,19 +11,19 @@ from in_cluster.cluster import eventually
 from kube.standin import IMAGES
 from tidemill_operator.actuators.base import Connectors
 from tidemill_operator.actuators.kafka.clusters import Clusters
-from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.actuators.kafka.offsets import OffsetReader
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
-from tidemill_operator.actuators.kubernetes.api import Api, Document, load
+from tidemill_operator.actuators.kubernetes.api import Api, Document, load_configuration
 from tidemill_operator.actuators.kubernetes.connect import Clients
-from tidemill_operator.actuators.kubernetes.secrets import keys_in_cluster
+from tidemill_operator.actuators.kubernetes.secrets import secret_reader
 from tidemill_operator.actuators.postgres.schema import PostgresSchemas
+from tidemill_operator.cluster.context import PassContext
 from tidemill_operator.cluster.control import Controller
-from tidemill_operator.cluster.events import Recorder
-from tidemill_operator.cluster.observed import ObservedStatus
+from tidemill_operator.cluster.event_recorder import EventRecorder
+from tidemill_operator.cluster.figures_writer import FiguresWriter
 from tidemill_operator.cluster.queue import Result
 from tidemill_operator.cluster.scaling import ClusterScaling
-from tidemill_operator.cluster.telemetry import Measures
-from tidemill_operator.cluster.world import World
+from tidemill_operator.cluster.telemetry import OperatorMetrics
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.observers import Observers
@@ -51,7 +51,7 @@ class RecordingApi(Api):
     """
 
     def __init__(self, kubeconfig: Path) -> None:
-        super().__init__(load({"KUBECONFIG": str(kubeconfig)}))
+        super().__init__(load_configuration({"KUBECONFIG": str(kubeconfig)}))
         self.written: list[str] = []
 
     def _call(self, method: str, path: str, **more: Any) -> Document:
@@ -80,38 +80,40 @@ class Passes:
     def controller(self, api: Api | None = None, scaling: ClusterScaling | None = None) -> Controller:
         """Return a new controller, without memory of earlier passes."""
         client, servers = api or self.api, self.servers
-        world = World(
+        world = PassContext(
             api=client,
             kafka=KafkaTopics(servers.kafka),
             postgres=PostgresSchemas(servers.postgres),
             platform=replace(platform(servers), **self.settings),
             placement=self.placement,
-            clusters=Clusters(keys_in_cluster(client)),
+            clusters=Clusters(secret_reader(client)),
             connect=self.connect,
             workers=self.workers,
         )
         return Controller(
             world,
-            recorder=Recorder(client, "test"),
+            recorder=EventRecorder(client, "test"),
             observer=self.observer(client),
-            measures=Measures(),
+            metrics=OperatorMetrics(),
             scaling=scaling or self.scaling(client),
         )
 
     def observer(self, api: Api | None = None) -> Observers:
         """Return an observer that reads figures only when a test calls it."""
         client, servers = api or self.api, self.servers
-        clusters, show = Clusters(keys_in_cluster(client)), ObservedStatus(client, Recorder(client, "test")).show
-        return Observers(KafkaLog(servers.kafka), clusters, servers.postgres, show)
+        clusters, show = Clusters(secret_reader(client)), FiguresWriter(client, EventRecorder(client, "test")).update
+        return Observers(OffsetReader(servers.kafka), clusters, servers.postgres, show)
 
     def scaling(self, api: Api | None = None, wake: Callable[[Key], None] = lambda _: None) -> ClusterScaling:
         """Return a new scaler, without memory of earlier decisions. It decides only when a test polls it."""
         client, reader = api or self.api, FiguresReader(self.servers.kafka, self.servers.postgres)
-        return ClusterScaling(client, reader, recorder=Recorder(client, "test"), measures=Measures(), wake=wake)
+        return ClusterScaling(
+            client, reader, recorder=EventRecorder(client, "test"), metrics=OperatorMetrics(), request_pass=wake
+        )
 
     def once(self, key: Key) -> Result:
         """Run one pass with a new controller and return its result."""
-        return self.controller().work(key)
+        return self.controller().run_pass(key)
 
     def until(self, key: Key, result: Result, *, seconds: float = 60.0) -> None:
         """Run passes until one has this result."""

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from oracle.expressions import compiled
-from tidemill_contract.expressions.compiler import columns
+from tidemill_contract.expressions.compiler import column_names
 from tidemill_contract.expressions.syntax import parse
 
 RELATIVE = Fraction(1, 10**9)
@@ -125,7 +125,7 @@ def operands_of(metrics: Sequence[Mapping[str, Any]], name: str) -> list[Mapping
     (metric,) = (candidate for candidate in metrics if candidate["name"] == name)
     if metric["function"] != "expression":
         return [metric]
-    names = sorted(columns(metric["expression"]))
+    names = sorted(column_names(metric["expression"]))
     return [operand for operand_name in names for operand in operands_of(metrics, operand_name)]
 
 

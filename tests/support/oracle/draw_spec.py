@@ -13,7 +13,7 @@ from oracle.draw_expressions import NUMERIC, TAME, Drawer
 from oracle.expressions import compiled
 from oracle.places import draw_place
 from oracle.windows import draw_window, is_long
-from tidemill_contract.functions.registry import ALONE
+from tidemill_contract.functions.registry import FIELD_OPTIONAL
 
 FIELDS = {
     "ts": "timestamp", "k": "string", "s": "string", "i": "integer", "j": "integer", "big": "integer", "f": "number",
@@ -163,7 +163,7 @@ class SpecDrawer:
             if "big" in self._avoid and wide and function in _BEYOND_DOUBLES:
                 continue
             metric: dict[str, Any] = {"name": self._name("m"), "function": function, "field": field}
-            if function in ALONE and rnd.random() < 0.5:
+            if function in FIELD_OPTIONAL and rnd.random() < 0.5:
                 del metric["field"]
             if rnd.random() < 0.3:
                 metric["where"] = Drawer(rnd, dict(types), TAME).draw("boolean", 2)

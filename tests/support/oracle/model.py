@@ -66,7 +66,7 @@ class Version:
         closed: windows that end at or before this time are closed, epoch milliseconds.
         entries, sessions: the counted events, for fixed windows and for sessions.
         layout: the current layout of columns. It counts up when metrics need new columns.
-        fed: the first layout that has a column, by column.
+        column_layouts: the first layout that has a column, by column.
         late: the number of late events by their treatment.
     """
 
@@ -76,7 +76,7 @@ class Version:
     entries: list[Entry] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
     layout: int = 0
-    fed: dict[str, int] = field(default_factory=dict)
+    column_layouts: dict[str, int] = field(default_factory=dict)
     late: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -154,12 +154,12 @@ class Version:
             until = self.clock.floor(watermark - grace)
             self.closed = until if self.closed is None else max(self.closed, until)
 
-    def feed(self) -> None:
+    def add_columns(self) -> None:
         """Begin a new layout if the metrics need columns that the version does not have."""
         needed = {column for metric in self.spec["metrics"] for column in columns_of(metric)}
-        if new := needed - self.fed.keys():
-            self.layout += bool(self.fed)
-            self.fed |= dict.fromkeys(new, self.layout)
+        if new := needed - self.column_layouts.keys():
+            self.layout += bool(self.column_layouts)
+            self.column_layouts |= dict.fromkeys(new, self.layout)
 
 
 class Model:
@@ -202,7 +202,7 @@ class Model:
                 self.versions[aggregation["name"]] = Version(aggregation, 1 if current is None else current.number + 1)
             else:
                 current.spec = aggregation
-            self.versions[aggregation["name"]].feed()
+            self.versions[aggregation["name"]].add_columns()
         self.settle()
 
     def _shape(self, aggregation: Mapping[str, Any]) -> str:
@@ -282,7 +282,7 @@ class Model:
                 rows.append((event, values))
         for name in names:
             fresh = Version(self.versions[name].spec, number[name])
-            fresh.feed()
+            fresh.add_columns()
             _count(fresh, rows)
             self.versions[name] = fresh
         self.settle()

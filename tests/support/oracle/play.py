@@ -27,7 +27,7 @@ from oracle.stage import Stage
 from waiting import NotInTime
 
 BASE = 1_774_742_400_000  # 2026-03-29T00:00:00Z, one hour before clocks are put forward in Europe
-_MOST_PAGES, _MOST_FILLED = 12, 3_000
+_MAX_PAGES, _MAX_FILLED = 12, 3_000
 _LEADS_MS = (0, 15_000, 600_000)
 
 
@@ -219,9 +219,9 @@ class Round:
                 if drawn.fill == "zero" and "fill" in self._avoid:
                     continue
                 expected = answered(self._model, version, drawn)
-                if drawn.fill != "none" and len(expected) > _MOST_FILLED:
+                if drawn.fill != "none" and len(expected) > _MAX_FILLED:
                     continue
-                query = replace(drawn, limit=max(drawn.limit, len(expected) // _MOST_PAGES))
+                query = replace(drawn, limit=max(drawn.limit, len(expected) // _MAX_PAGES))
                 rows = self._running.rows(version.name, query)
                 cells, found = differences(self._model, version, query, expected, rows)
                 self._tally.cells += cells

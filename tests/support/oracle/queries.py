@@ -108,7 +108,7 @@ def _closed(version: Version, query: Query, end: int) -> bool:
 
 def _cell(model: Model, version: Version, metric: Mapping[str, Any], entries: Sequence[Entry], pile: Pile) -> Cell:
     operands = operands_of(version.spec["metrics"], metric["name"])
-    since = max(version.fed[column] for operand in operands for column in columns_of(operand))
+    since = max(version.column_layouts[column] for operand in operands for column in columns_of(operand))
     if any(entry.layout < since for entry in entries):
         return null()  # A column that was added later lacks earlier events.
     if metric["function"] == "expression":

@@ -23,7 +23,7 @@ from tidemill_api.catalog import PipelineModel
 from tidemill_api.formats.json import page_body
 from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.query import sql as aggregate_sql
-from tidemill_api.query.aggregate import take_query
+from tidemill_api.query.aggregate import parse_query
 from tidemill_api.query.answers import read_state, read_windows
 from tidemill_api.query.parameters import Parameters
 from tidemill_chassis.web.problems import Problem
@@ -190,10 +190,10 @@ class Stage:
 
     async def _page(self, aggregation: str, parameters: Mapping[str, list[str]]) -> dict[str, Any]:
         model = self._model.aggregation(aggregation)
-        query = take_query(model, Parameters(dict(parameters), split=True))
+        query = parse_query(model, Parameters(dict(parameters), split=True))
         state = await read_state(self._reading, self._model, aggregation, model.version)
         rows, _ = await read_windows(self._reading, query, state)
         shown, encoder = rows[: query.page.limit], RowEncoder(query.columns)
         more = len(rows) > len(shown)
-        cursor = query.page.cursor(aggregate_sql.row_of(query, shown[-1])) if more else None
+        cursor = query.page.cursor(aggregate_sql.row_dict(query, shown[-1])) if more else None
         return dict(json.loads(page_body(query.columns, [encoder.record(row) for row in shown], cursor)))

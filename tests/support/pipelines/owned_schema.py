@@ -60,7 +60,7 @@ class OwnedSchema:
         schema = sql.Identifier(self.plan.schema.name)
         roles = {name: sql.Identifier(getattr(self.plan.schema, name)) for name in ("owner", "writer", "reader")}
         for name in ("writer", "reader"):
-            for letter, login in zip("ab", names.logins(getattr(self.plan.schema, name)), strict=True):
+            for letter, login in zip("ab", names.login_roles(getattr(self.plan.schema, name)), strict=True):
                 roles[f"{name}_{letter}"] = sql.Identifier(login)
         self.admin.execute(sql.SQL(statement).format(s=schema, **roles))
 

@@ -11,8 +11,8 @@ from kafka_records import RawRecord
 from played.processor import PlayedProcessor
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_processor.keeper.forgetting import Forgetter
-from tidemill_processor.transaction import Committed
+from tidemill_processor.keeper.event_id_cleanup import EventIdCleaner
+from tidemill_processor.transaction import CommitResult
 
 BASE = 1_700_000_000_000 // 3_600_000 * 3_600_000
 NOW = BASE + 86_400_000
@@ -79,7 +79,7 @@ class Process(PlayedProcessor):
     ) -> None:
         super().__init__(connection, config, reader)
 
-    def take(self, logs: Logs, sizes: dict[int, int], *, dies: bool = False) -> Committed | None:
+    def take(self, logs: Logs, sizes: dict[int, int], *, dies: bool = False) -> CommitResult | None:
         """Commit the next records, at most `sizes[partition]` of each partition. See `PlayedProcessor.step`."""
         records = [
             record
@@ -88,11 +88,11 @@ class Process(PlayedProcessor):
         ]
         return self.step(records, NOW, dies=dies)
 
-    def forgetter(self) -> Forgetter:
+    def event_id_cleaner(self) -> EventIdCleaner:
         """Return the part of the keeper that deletes expired ids."""
-        forgetter = Forgetter.of(self.connection, self.database, CONFIG)
-        assert forgetter is not None
-        return forgetter
+        cleaner = EventIdCleaner.of(self.connection, self.database, CONFIG)
+        assert cleaner is not None
+        return cleaner
 
 
 def totals(connection: psycopg.Connection[Any], schema: str, table: str = "daily_v1") -> tuple[int, int]:

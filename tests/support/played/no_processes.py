@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tidemill_operator.outcome import OF_WORKLOAD, Outcome, done
+from tidemill_operator.outcome import COMPONENT_OF_WORKLOAD, Outcome, done
 from tidemill_operator.plan.model import Workload
 
 
@@ -12,7 +12,7 @@ class NoProcesses:
     """A runtime that reports every workload as ready at once."""
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
-        return [done(OF_WORKLOAD[workload.component], workload.name) for workload in workloads]
+        return [done(COMPONENT_OF_WORKLOAD[workload.component], workload.name) for workload in workloads]
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
         return self.ensure(workloads)

@@ -15,8 +15,8 @@ from tidemill_operator.plan.model import AggregationRow, Replay
 from tidemill_operator.plan.postgres.schema import desired_schema
 from tidemill_processor.batches.exploding import batch_reader
 from tidemill_processor.database import Database
-from tidemill_processor.letters import Message
-from tidemill_processor.transaction import Committed, Committer, Fenced, Position
+from tidemill_processor.dead_letters import Message
+from tidemill_processor.transaction import CommitResult, Committer, Fenced, Position
 
 
 class PlayedProcessor:
@@ -42,9 +42,9 @@ class PlayedProcessor:
         )
         self.positions = {p: Position(offset, epoch) for p, offset, epoch in rows}
         if self.committer.handover is not None:
-            self._leave(self.committer.handover.handed(self.connection))
+            self._stop_handed_over(self.committer.handover.handed_over(self.connection))
 
-    def step(self, records: Sequence[Message], now_ms: int, *, dies: bool = False) -> Committed | None:
+    def step(self, records: Sequence[Message], now_ms: int, *, dies: bool = False) -> CommitResult | None:
         """Commit records, and return the result of the commit.
 
         Return None if there are no records, if the process dies before the commit (`dies`), or if another process has
@@ -66,16 +66,16 @@ class PlayedProcessor:
             self.start()
             return None
         self.positions |= committed.positions
-        self._leave(committed.handed)
+        self._stop_handed_over(committed.handed_over)
         return committed
 
-    def meet(self) -> None:
+    def hand_over(self) -> None:
         """Hand over the partitions in which a replay has reached the live positions."""
         assert self.committer.handover is not None
         at = {p: position.next_offset for p, position in self.positions.items()}
-        self._leave(self.committer.handover.meet(self.connection, at, {}))
+        self._stop_handed_over(self.committer.handover.hand_over_finished(self.connection, at, {}))
 
-    def _leave(self, partitions: frozenset[int]) -> None:
+    def _stop_handed_over(self, partitions: frozenset[int]) -> None:
         self.positions = {p: position for p, position in self.positions.items() if p not in partitions}
 
 

@@ -117,7 +117,7 @@ class Strimzi:
                 "message": self.refused[name],
             }
             return {**seen, "conditions": [not_ready]}
-        state = {"paused": "PAUSED", "stopped": "STOPPED"}.get(strimzi.asked(resource), "RUNNING")
+        state = {"paused": "PAUSED", "stopped": "STOPPED"}.get(strimzi.requested_state(resource), "RUNNING")
         worker = {"worker_id": "10.0.0.1:8083"}
         tasks = []
         for task in range(spec["tasksMax"] if state != "STOPPED" else 0):
@@ -164,7 +164,7 @@ class MemoryApi:
         ]
         return [{"metadata": item["metadata"]} if metadata_only else copy.deepcopy(item) for item in items]
 
-    def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
+    def get(self, kind: Kind, namespace: str | None, name: str, *, uncached: bool = False) -> Document | None:
         """Return a resource."""
         self._called()
         return copy.deepcopy(self.items.get(name)) if self.served else None

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tidemill_operator.scaling import Decision, Figures, PartitionFigures, Settings, State, decide
-from tidemill_operator.scaling.need import shares
+from tidemill_operator.scaling import Decision, PartitionFigures, ScalingFigures, Settings, State, decide
+from tidemill_operator.scaling.need import assign_partitions
 
 NOW = 1_000_000.0
 WATCHED = State(polled_at=NOW - 15, watched_since=NOW - 3600)
 
 
-def figures(*lags: int, ready: int = 1, **more: object) -> Figures:
+def figures(*lags: int, ready: int = 1, **more: object) -> ScalingFigures:
     """Return figures of partitions with these lags, with a million consumed events each."""
     parts = {p: PartitionFigures(0, 1_000_000 + lag, 1_000_000, 1_000_000) for p, lag in enumerate(lags)}
-    return Figures(parts, ready, **more)  # type: ignore[arg-type]
+    return ScalingFigures(parts, ready, **more)  # type: ignore[arg-type]
 
 
 def known_speed() -> State:
@@ -22,7 +22,7 @@ def known_speed() -> State:
     return State(rate_per_replica=1000.0)
 
 
-def decision_of(settings: Settings, seen: Figures | None, *, current: int, state: State = WATCHED) -> Decision:
+def decision_of(settings: Settings, seen: ScalingFigures | None, *, current: int, state: State = WATCHED) -> Decision:
     """Return the decision of a single poll."""
     decision, _ = decide(settings, state, seen, current=current, now=NOW)
     return decision
@@ -50,7 +50,7 @@ class Stream:
         """Let seconds pass at a rate of arrivals, and return the decision. Partitions in `still` consume nothing."""
         self.ends = self.ends or [0.0] * self.partitions
         self.consumed = self.consumed or [0.0] * self.partitions
-        for block in shares(range(self.partitions), max(1, self.current)):
+        for block in assign_partitions(range(self.partitions), max(1, self.current)):
             share = self.speed * seconds / len(block) if self.current else 0.0
             for p in block:
                 self.ends[p] += rate * seconds / self.partitions
@@ -60,7 +60,7 @@ class Stream:
             p: PartitionFigures(0, int(self.ends[p]), int(self.consumed[p]), int(self.consumed[p]))
             for p in range(self.partitions)
         }
-        seen = None if missing else Figures(parts, self.current)
+        seen = None if missing else ScalingFigures(parts, self.current)
         decision, self.state = decide(self.settings, self.state, seen, current=self.current, now=self.now)
         self.current = decision.replicas
         return decision

@@ -33,7 +33,7 @@ from shapes.shape import (
     Surroundings,
 )
 from tidemill_contract import names
-from tidemill_contract.staged import read_origin
+from tidemill_contract.stage_records import read_origin
 from waiting import eventually
 
 

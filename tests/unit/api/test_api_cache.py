@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio
 
 from tidemill_api import cache as cache_module
-from tidemill_api.cache import Answer, AnswerCache, Slot
+from tidemill_api.cache import Answer, AnswerCache, CacheEntry
 from tidemill_chassis.resilience.config import BreakerOpen, ResilienceConfig
 
 NOBODY = "redis://127.0.0.1:1"
@@ -55,8 +55,8 @@ def run(test: Callable[[], Awaitable[Any]]) -> None:
 
 
 async def ask(cache: AnswerCache, source: Source, key: str = "p\nq", ttl: float = 30.0) -> tuple[str, bool]:
-    slot, stale = await cache.get(key, "test", ttl, source)
-    return slot.answer.version, stale
+    entry, stale = await cache.get(key, "test", ttl, source)
+    return entry.answer.version, stale
 
 
 def test_concurrent_requests_share_a_computation() -> None:
@@ -89,17 +89,17 @@ def test_a_cancelled_request_does_not_cancel_the_computation_for_other_requests(
     run(test)
 
 
-def test_an_unchanged_answer_becomes_fresh_again_in_the_same_slot() -> None:
+def test_an_unchanged_answer_becomes_fresh_again_in_the_same_entry() -> None:
     """The computation returns None if the known answer has not changed."""
 
     async def test() -> None:
         cache, source = make(), Source()
-        slot, _ = await cache.get("p\nq", "test", 0.0, source)
-        assert cache.fresh("p\nq") is None
+        entry, _ = await cache.get("p\nq", "test", 0.0, source)
+        assert cache.find_fresh("p\nq") is None
         source.unchanged = True
-        again, stale = await cache.get("p\nq", "test", 30.0, source)
-        assert (again is slot, again.answer.version, stale, source.calls) == (True, "1", False, 2)
-        assert cache.fresh("p\nq") is slot
+        second, stale = await cache.get("p\nq", "test", 30.0, source)
+        assert (second is entry, second.answer.version, stale, source.calls) == (True, "1", False, 2)
+        assert cache.find_fresh("p\nq") is entry
 
     run(test)
 
@@ -167,16 +167,16 @@ def test_the_least_recently_used_answers_are_removed_if_memory_is_full(monkeypat
 
     async def test() -> None:
         cache, source = make(max_entries=3), Source()
-        slots: list[Slot] = []
+        entries: list[CacheEntry] = []
         for name in "abc":
-            slots.append((await cache.get(f"p\n{name}", "test", 30.0, source))[0])
-        assert cache.fresh("p\na") is slots[0]
+            entries.append((await cache.get(f"p\n{name}", "test", 30.0, source))[0])
+        assert cache.find_fresh("p\na") is entries[0]
         await ask(cache, source, "p\nd")
-        assert [cache.fresh(f"p\n{name}") is not None for name in "abcd"] == [True, False, True, True]
-        assert slots[1].fresh_until == 0.0
+        assert [cache.find_fresh(f"p\n{name}") is not None for name in "abcd"] == [True, False, True, True]
+        assert entries[1].fresh_until == 0.0
         monkeypatch.setattr(cache_module, "MAX_MEMORY_BYTES", 15)
         await ask(cache, source, "p\ne")
-        assert [cache.fresh(f"p\n{name}") is not None for name in "acde"] == [False, False, False, True]
+        assert [cache.find_fresh(f"p\n{name}") is not None for name in "acde"] == [False, False, False, True]
 
     run(test)
 

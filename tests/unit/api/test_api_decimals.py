@@ -14,16 +14,16 @@ import pytest
 from tidemill_api.catalog import AggregationModel
 from tidemill_api.formats.arrow import ArrowWriter
 from tidemill_api.formats.csv import CsvWriter
-from tidemill_api.formats.json import meta
+from tidemill_api.formats.json import describe_columns
 from tidemill_api.formats.ndjson import NdjsonWriter
 from tidemill_api.live.change import RowFilter
-from tidemill_api.query.aggregate import AggregateQuery, take_query
+from tidemill_api.query.aggregate import AggregateQuery, parse_query
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder, Column, Filter
 from tidemill_api.query.sql import statement
-from tidemill_api.query.values import cast, parse_value, to_text
+from tidemill_api.query.values import cast_type, parse_value, to_text
 from tidemill_chassis.web.problems import Problem
-from tidemill_contract.functions.partials import layout
+from tidemill_contract.functions.partials import build_layout
 from tidemill_contract.resource.spec import AggregationSpec
 
 FREQUENT = (Column("value", "decimal(2)"), Column("count", "integer"), Column("error", "integer"))
@@ -42,7 +42,7 @@ ROWS: list[tuple[Any, ...]] = [
 
 
 def numbers() -> list[Column]:
-    return [replace(column, numbers=True) for column in COLUMNS]
+    return [replace(column, decimals_as_numbers=True) for column in COLUMNS]
 
 
 def test_json_contains_every_digit_as_a_text_or_as_a_number() -> None:
@@ -57,7 +57,7 @@ def test_json_contains_every_digit_as_a_text_or_as_a_number() -> None:
         b'{"d":123456789012345678901234567890.12,"whole":0,"middle":0.00000000,"top":[]}',
         b'{"d":null,"whole":null,"middle":null,"top":null}',
     ]
-    assert meta(COLUMNS)[0] == {"name": "d", "type": "decimal", "scale": 2}
+    assert describe_columns(COLUMNS)[0] == {"name": "d", "type": "decimal", "scale": 2}
 
 
 def test_a_negative_decimal_has_no_apostrophe_in_csv() -> None:
@@ -89,7 +89,7 @@ def test_arrow_contains_decimals_of_up_to_38_digits() -> None:
 )
 def test_decimals_in_requests_are_exact(text: str, value: str) -> None:
     parsed = parse_value(text, "decimal(2)")
-    assert (type(parsed), to_text(parsed), cast(parsed, "decimal(2)")) == (Decimal, value, "numeric")
+    assert (type(parsed), to_text(parsed), cast_type(parsed, "decimal(2)")) == (Decimal, value, "numeric")
 
 
 @pytest.mark.parametrize("text", ["", "x", "NaN", "inf", "1_000", "1,5", " 1"])
@@ -112,7 +112,7 @@ def test_live_filters_compare_decimals_by_value(
     operator: str, wanted: list[str], cell: str | None, *, fits: bool
 ) -> None:
     values = tuple(parse_value(text, "decimal(2)") for text in wanted)
-    assert RowFilter((Filter("c", "decimal(2)", operator, values),)).fits({"c": cell}) is fits
+    assert RowFilter((Filter("c", "decimal(2)", operator, values),)).matches({"c": cell}) is fits
 
 
 def query(text: str) -> AggregateQuery:
@@ -124,16 +124,16 @@ def query(text: str) -> AggregateQuery:
             "metrics": [{"name": "total", "function": "sum", "field": "price"}],
         }
     )
-    model = AggregationModel(spec, 1, layout(spec, {"price": "decimal(2)"}), '"s"."agg_v1"')
-    return take_query(model, Parameters.from_query(text.encode()))
+    model = AggregationModel(spec, 1, build_layout(spec, {"price": "decimal(2)"}), '"s"."agg_v1"')
+    return parse_query(model, Parameters.from_query(text.encode()))
 
 
 def test_the_form_of_decimals_changes_the_answer_but_not_the_cursor() -> None:
     first, other = query(""), query("decimals=number")
     assert first.key == query("decimals=string").key != other.key
     assert first.page.fingerprint == other.page.fingerprint
-    assert not any(column.numbers for column in first.columns)
-    assert all(column.numbers for column in other.columns)
+    assert not any(column.decimals_as_numbers for column in first.columns)
+    assert all(column.decimals_as_numbers for column in other.columns)
     with pytest.raises(Problem, match="'float' is not one of string, number"):
         query("decimals=float")
 

@@ -22,15 +22,15 @@ from tidemill_api.database_errors import as_problem
 from tidemill_api.formats.csv import CsvWriter
 from tidemill_api.formats.json import page_body
 from tidemill_api.formats.ndjson import NdjsonWriter
-from tidemill_api.formats.offload import encoded
+from tidemill_api.formats.offload import run_encoder
 from tidemill_api.formats.registry import negotiate
-from tidemill_api.http.replies import matches
+from tidemill_api.http.replies import etag_matches
 from tidemill_api.query import answers
 from tidemill_api.query.aggregate import MEMBERS
 from tidemill_api.query.listings import DEAD_LETTERS
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Column
-from tidemill_api.query.values import cast, encoder, parse_time, parse_value, to_text
+from tidemill_api.query.values import cast_type, kind_converter, parse_time, parse_value, to_text
 from tidemill_chassis.web.problems import Problem
 
 T = dt.datetime(2013, 1, 1, 5, tzinfo=dt.UTC)
@@ -102,14 +102,14 @@ def test_a_value_that_is_written_as_text_is_read_as_the_same_value(pair: tuple[s
 
 
 def test_integers_beyond_64_bits_are_cast_to_numeric() -> None:
-    assert [cast(v, "integer") for v in (0, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1)] == [
+    assert [cast_type(v, "integer") for v in (0, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1)] == [
         "bigint", "bigint", "numeric", "bigint", "numeric",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [0, -(2**63), 2**63 - 1, 2**64, -(2**70), 10**30])
 def test_json_contains_all_digits_of_integers_beyond_64_bits(value: int) -> None:
-    convert = encoder("integer")
+    convert = kind_converter("integer")
     assert convert is not None
     assert json.loads(msgspec.json.encode([convert(Decimal(value))])) == [value]
 
@@ -125,7 +125,7 @@ QUERIES: list[tuple[bytes, dict[str, list[str]]]] = [
 def test_query_strings_are_decoded_and_repeated_parameters_are_kept(
     query: bytes, given_values: dict[str, list[str]]
 ) -> None:
-    assert Parameters.from_query(query).given == given_values
+    assert Parameters.from_query(query).unread == given_values
 
 
 @pytest.mark.parametrize("query", [b"a=%ff", b"\xff=1", b"&".join(b"a%d=1" % n for n in range(101))])
@@ -136,11 +136,11 @@ def test_a_query_string_that_is_no_utf8_or_has_too_many_parameters_is_refused(qu
 
 def test_lists_are_split_in_query_strings_only() -> None:
     """In a JSON body, a list contains the values itself."""
-    assert Parameters.from_query(b"x=a,b&x=c").many("x") == ["a", "b", "c"]
+    assert Parameters.from_query(b"x=a,b&x=c").pop_list("x") == ["a", "b", "c"]
     body = b'{"x__in": ["a,b", 1, 2.5, true], "group_by": ["a,b"], "limit": 5.0}'
     parameters = Parameters.from_json(body, MEMBERS)
-    assert (parameters.many("x__in"), parameters.many("group_by")) == (["a,b", "1", "2.5", "true"], ["a,b"])
-    assert (parameters.many("x"), parameters.one("limit")) == (None, "5")
+    assert (parameters.pop_list("x__in"), parameters.pop_list("group_by")) == (["a,b", "1", "2.5", "true"], ["a,b"])
+    assert (parameters.pop_list("x"), parameters.pop_one("limit")) == (None, "5")
 
 
 @pytest.mark.parametrize(
@@ -157,16 +157,16 @@ def test_an_invalid_json_body_is_answered_with_400(body: bytes) -> None:
     assert caught.value.status == 400
 
 
-def test_a_parameter_is_taken_once_and_unknown_parameters_are_refused() -> None:
+def test_a_parameter_is_read_once_and_unknown_parameters_are_refused() -> None:
     parameters = Parameters.from_query(b"a=1&b=2&b=3&c=x&odd=1")
-    assert parameters.one("a") == "1"
-    assert parameters.one("a") is None
+    assert parameters.pop_one("a") == "1"
+    assert parameters.pop_one("a") is None
     with pytest.raises(Problem, match="given 2 times"):
-        parameters.one("b")
+        parameters.pop_one("b")
     with pytest.raises(Problem, match="not one of y, z"):
-        parameters.choice("c", ("y", "z"))
+        parameters.pop_choice("c", ("y", "z"))
     with pytest.raises(Problem, match="known parameters: a, b") as caught:
-        parameters.refuse_rest(["a", "b"])
+        parameters.refuse_unknown(["a", "b"])
     assert caught.value.extra == {"parameter": "odd"}
 
 
@@ -248,7 +248,7 @@ def test_a_suffix_or_the_accept_header_chooses_the_format(suffix: str | None, ac
     [(None, False), ("", False), ("*", True), ('W/"a"', True), ('"a"', True), ('"b", W/"a"', True), ('"b"', False)],
 )
 def test_an_etag_matches_its_weak_and_its_strong_form(header: str | None, same: bool) -> None:
-    assert matches(header, 'W/"a"') is same
+    assert etag_matches(header, 'W/"a"') is same
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_sketches_and_many_rows_are_encoded_outside_of_the_event_loop(
     columns: list[Column], rows: int, in_thread: bool
 ) -> None:
     async def work() -> str:
-        return await encoded(columns, [()] * rows, lambda: threading.current_thread().name)
+        return await run_encoder(columns, [()] * rows, lambda: threading.current_thread().name)
 
     assert (asyncio.run(work()) != threading.current_thread().name) is in_thread
 
@@ -298,7 +298,7 @@ def test_streams_decode_sketches_outside_of_the_event_loop() -> None:
         yield [(1, b"")]
 
     async def work() -> bytes:
-        return b"".join([piece async for piece in answers._pieces(batches(), NdjsonWriter(SKETCHED), "x")])
+        return b"".join([piece async for piece in answers._encode_batches(batches(), NdjsonWriter(SKETCHED), "x")])
 
     (line,) = asyncio.run(work()).splitlines()
     assert json.loads(line)["often"] != threading.current_thread().name

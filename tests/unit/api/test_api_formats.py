@@ -24,7 +24,7 @@ from tidemill_api.formats.ndjson import NdjsonWriter
 from tidemill_api.formats.registry import FORMATS
 from tidemill_api.http import openapi
 from tidemill_api.query import answers
-from tidemill_api.query.listings import DEAD_LETTERS, EVENT_DATA
+from tidemill_api.query.listings import DEAD_LETTERS, EVENT_CONVERTERS
 from tidemill_api.query.selection import Column
 from tidemill_chassis.web.problems import Problem
 from tidemill_contract.resource.spec import PipelineSpec
@@ -70,7 +70,7 @@ def stream(columns: list[Column], *batches: list[tuple[Any, ...]]) -> bytes:
             yield batch
 
     async def work() -> bytes:
-        return b"".join([piece async for piece in answers._pieces(rows(), ArrowWriter(columns), "x")])
+        return b"".join([piece async for piece in answers._encode_batches(rows(), ArrowWriter(columns), "x")])
 
     return asyncio.run(work())
 
@@ -144,7 +144,9 @@ def _rest(columns: list[Column], row: tuple[Any, ...]) -> bytes:
 
 @pytest.mark.parametrize("writer", [ArrowWriter, CsvWriter, NdjsonWriter])
 def test_numbers_of_stored_events_keep_all_their_digits(writer: type[ArrowWriter | CsvWriter | NdjsonWriter]) -> None:
-    written = writer([Column("data", "object")], EVENT_DATA).batch([('{"n": 1.10000000000000000001, "m": [1e2, 7]}',)])
+    written = writer([Column("data", "object")], EVENT_CONVERTERS).batch(
+        [('{"n": 1.10000000000000000001, "m": [1e2, 7]}',)]
+    )
     assert written.replace(b'""', b'"').count(b'{"n":1.10000000000000000001,"m":[1e2,7]}') == 1
 
 
@@ -180,6 +182,6 @@ def test_every_format_is_described_by_openapi() -> None:
     paths = openapi.document()["paths"]
     content = paths[path]["get"]["responses"]["200"]["content"]
     assert set(content) == {format_.media_type for format_ in FORMATS.values()}
-    for suffix, wanted in FORMATS.items():
+    for suffix, fmt in FORMATS.items():
         (media_type,) = paths[f"{path}.{suffix}"]["get"]["responses"]["200"]["content"]
-        assert media_type == wanted.media_type
+        assert media_type == fmt.media_type

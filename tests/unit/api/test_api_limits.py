@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from prometheus_client import REGISTRY
 
-from tidemill_api.database_errors import QueryTooLong, as_problem, failed, outage, retryable
+from tidemill_api.database_errors import QueryTooLong, as_problem, is_failure, is_outage, is_retryable
 from tidemill_api.formats.ndjson import FORMAT
 from tidemill_api.http import replies
-from tidemill_api.http.replies import PiecesReply
+from tidemill_api.http.replies import StreamReply
 from tidemill_api.pipeline_guards import PipelineGuards
 from tidemill_chassis.resilience.config import BreakerOpen, Guard, ResilienceConfig
 
@@ -44,13 +44,13 @@ class Export:
 
     def run(self) -> None:
         scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
-        asyncio.run(PiecesReply(self.pieces(), FORMAT.header, {})(scope, self.receive, self.send))
+        asyncio.run(StreamReply(self.pieces(), FORMAT.content_type_header, {})(scope, self.receive, self.send))
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replies, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(replies, "SLOWEST_BYTES_PER_SECOND", replies.PART_BYTES / 0.1)
+    monkeypatch.setattr(replies, "MAX_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(replies, "MIN_BYTES_PER_SECOND", replies.PART_BYTES / 0.1)
 
 
 def slow_readers() -> float:
@@ -62,8 +62,8 @@ def slow_readers() -> float:
     ("pause", "whole"),
     [
         (0.0, True),
-        (0.05, True),  # The whole body takes longer than the patience, but the rate is high enough.
-        (0.19, False),  # Each part is taken within the patience, but the rate is too low.
+        (0.05, True),  # The whole body takes longer than the maximum pause, but the rate is high enough.
+        (0.19, False),  # Each part is taken within the maximum pause, but the rate is too low.
         (None, False),
     ],
 )
@@ -77,13 +77,13 @@ def test_an_export_ends_if_its_client_reads_below_the_minimum_rate(pause: float 
 
 
 @pytest.mark.usefixtures("quick")
-def test_data_that_buffers_accept_at_once_extends_the_allowance_only_to_the_patience() -> None:
+def test_data_that_buffers_accept_at_once_extends_the_budget_only_to_the_maximum_pause() -> None:
     async def work() -> None:
-        allowance = replies.Allowance()
+        budget = replies.SendBudget()
         for _ in range(100):
-            await allowance.take(asyncio.sleep(0), replies.PART_BYTES)
-        with pytest.raises(replies.Slow):
-            await allowance.take(asyncio.sleep(0.5), replies.PART_BYTES)
+            await budget.await_send(asyncio.sleep(0), replies.PART_BYTES)
+        with pytest.raises(replies.SlowClient):
+            await budget.await_send(asyncio.sleep(0.5), replies.PART_BYTES)
 
     asyncio.run(work())
 
@@ -91,7 +91,7 @@ def test_data_that_buffers_accept_at_once_extends_the_allowance_only_to_the_pati
 @pytest.mark.parametrize("error", [QueryTooLong(8.0), psycopg.errors.QueryCanceled("statement timeout")])
 def test_a_query_timeout_is_no_failure_of_postgres_and_is_not_retried(error: Exception) -> None:
     """The cache may answer with a stale answer. Otherwise, the problem is 504 with advice."""
-    assert (failed(error), retryable(error), outage(error)) == (False, False, True)
+    assert (is_failure(error), is_retryable(error), is_outage(error)) == (False, False, True)
     problem = as_problem(error, "shop")
     assert problem is not None
     assert (problem.status, problem.code) == (504, "query_timeout")
@@ -99,7 +99,7 @@ def test_a_query_timeout_is_no_failure_of_postgres_and_is_not_retried(error: Exc
 
 
 def guards() -> tuple[Guard, PipelineGuards]:
-    server = ResilienceConfig().guards(is_failure={"database": failed}).database
+    server = ResilienceConfig().guards(is_failure={"database": is_failure}).database
     server.policy = replace(server.policy, retries=0)
     return server, PipelineGuards(server)
 
@@ -117,13 +117,13 @@ def test_failures_of_a_pipeline_open_only_its_breaker() -> None:
         server, pipeline_guards = guards()
         for _ in range(server.policy.failures):
             with pytest.raises(psycopg.Error):
-                await pipeline_guards.of("broken").acall(broken)
+                await pipeline_guards.get("broken").acall(broken)
         with pytest.raises(BreakerOpen, match="database/broken"):
-            await pipeline_guards.of("broken").acall(fine)
-        assert await pipeline_guards.of("well").acall(fine) == "fine"
-        assert (server.state, pipeline_guards.of("broken").state) == ("closed", "open")
+            await pipeline_guards.get("broken").acall(fine)
+        assert await pipeline_guards.get("well").acall(fine) == "fine"
+        assert (server.state, pipeline_guards.get("broken").state) == ("closed", "open")
         pipeline_guards.clear()
-        assert await pipeline_guards.of("broken").acall(fine) == "fine"
+        assert await pipeline_guards.get("broken").acall(fine) == "fine"
 
     asyncio.run(work())
 
@@ -131,14 +131,14 @@ def test_failures_of_a_pipeline_open_only_its_breaker() -> None:
 def test_the_open_breaker_of_the_server_refuses_queries_of_all_pipelines() -> None:
     server, pipeline_guards = guards()
     for _ in range(server.policy.failures):
-        server.failure()
+        server.record_failure()
     with pytest.raises(BreakerOpen, match="database:"):
-        pipeline_guards.of("any")
+        pipeline_guards.get("any")
 
 
 def test_the_metric_of_a_breaker_is_removed_with_its_pipeline() -> None:
     _, pipeline_guards = guards()
-    pipeline_guards.of("gone-soon")
+    pipeline_guards.get("gone-soon")
     assert REGISTRY.get_sample_value("tidemill_breaker_state", {"name": "database/gone-soon"}) == 0.0
     pipeline_guards.forget("gone-soon")
     assert REGISTRY.get_sample_value("tidemill_breaker_state", {"name": "database/gone-soon"}) is None

@@ -13,14 +13,14 @@ import pytest
 
 from tidemill_api.catalog import AggregationModel
 from tidemill_api.http.openapi_parameters import GRANULARITY
-from tidemill_api.query.aggregate import AggregateQuery, take_query
+from tidemill_api.query.aggregate import AggregateQuery, parse_query
 from tidemill_api.query.parameters import Parameters
 from tidemill_api.query.selection import Binder
-from tidemill_api.query.sql import horizon_sql, narrowed, statement, within
+from tidemill_api.query.sql import horizon_sql, limit_to_horizon, narrow_to_cursor, statement
 from tidemill_chassis.web.problems import Problem
 from tidemill_contract.calendars import MONDAY, Calendar
-from tidemill_contract.duration import least_ms
-from tidemill_contract.functions.partials import layout
+from tidemill_contract.duration import min_length_ms
+from tidemill_contract.functions.partials import build_layout
 from tidemill_contract.grids import Steps
 from tidemill_contract.resource.spec import AggregationSpec
 
@@ -42,14 +42,14 @@ def model(window: dict[str, Any] | None = None, **fields: Any) -> AggregationMod
             **fields,
         }
     )
-    return AggregationModel(spec, 1, layout(spec, TYPES), '"s"."agg_v1"')
+    return AggregationModel(spec, 1, build_layout(spec, TYPES), '"s"."agg_v1"')
 
 
 HOPPING = {"type": "hopping", "size": "3h", "hop": "1h"}
 
 
 def query(text: str, of: AggregationModel | None = None) -> AggregateQuery:
-    return take_query(of or model(), Parameters.from_query(text.encode()))
+    return parse_query(of or model(), Parameters.from_query(text.encode()))
 
 
 REFUSED = [
@@ -192,7 +192,7 @@ def test_a_granularity_that_calendar_windows_do_not_divide_is_refused(
 )
 def test_the_pattern_of_granularity_in_openapi_matches_exactly_the_accepted_texts(text: str) -> None:
     try:
-        accepted = bool(least_ms(text))
+        accepted = bool(min_length_ms(text))
     except ValueError:
         accepted = False
     assert bool(re.search(GRANULARITY["pattern"], text)) == accepted
@@ -226,7 +226,7 @@ def test_a_query_without_parameters_selects_all_columns_in_the_natural_order() -
         ("k", False),
         ("i", False),
     ]
-    assert (parsed.page.limit, parsed.natural) == (1_000, True)
+    assert (parsed.page.limit, parsed.without_roll_up) == (1_000, True)
 
 
 def test_columns_that_complete_an_order_have_the_direction_of_its_last_column() -> None:
@@ -253,6 +253,25 @@ def test_a_cursor_is_refused_in_another_query(change: str) -> None:
         query(f"cursor={cursor}&{change}")
 
 
+@pytest.mark.parametrize(
+    ("text", "cursor"),
+    [
+        (
+            "k=a&metrics=n&granularity=1d&tz=Europe/Oslo",
+            "kwGwYWEzYWUxZjFjNWM2ODA4NpO5MjAyNi0wMy0wMVQwMDowMDowMCswMDowMMChNw",
+        ),
+        (
+            "k__in=a,b&granularity=2h&from=2026-01-01T00:00:00Z&n__gte=3",
+            "kwGwOTFkZTAwMWE0YzdjZGI2NpO5MjAyNi0wMy0wMVQwMDowMDowMCswMDowMMChNw",
+        ),
+    ],
+)
+def test_a_cursor_of_an_earlier_version_is_accepted(text: str, cursor: str) -> None:
+    """A cursor contains a hash of the query's parsed parameters. The names of their classes are part of the hash."""
+    assert query(text).page.cursor({"window_start": DAY, "k": None, "i": 7}) == cursor
+    assert query(f"{text}&cursor={cursor}").page.after is not None
+
+
 def test_a_forged_cursor_is_refused_or_selects_rows_of_the_query() -> None:
     page = query("").page
     for values in ([], ["x", "a", "1"], ["9999-12-31T23:59:59.999999+00:00", "a", "b"], ["1", "2", "3", "4"]):
@@ -261,7 +280,7 @@ def test_a_forged_cursor_is_refused_or_selects_rows_of_the_query() -> None:
             query("cursor=" + base64.urlsafe_b64encode(packed).decode().rstrip("="))
     for order in ("", "order=-window_start&"):
         edge = query(order).page.cursor({"window_start": dt.datetime.max.replace(tzinfo=dt.UTC), "k": "a", "i": 1})
-        narrowed(query(f"{order}cursor={edge}"))
+        narrow_to_cursor(query(f"{order}cursor={edge}"))
 
 
 def test_values_are_bound_and_never_part_of_the_sql() -> None:
@@ -282,13 +301,13 @@ def test_a_page_reads_only_the_necessary_range() -> None:
     horizon = horizon_sql(plain, Binder())
     assert horizon is not None
     assert "OFFSET 11 LIMIT 1" in horizon
-    assert within(plain, DAY).until == DAY + dt.timedelta(milliseconds=1)
-    assert within(query("order=-window_start", hops), DAY).since == DAY
+    assert limit_to_horizon(plain, DAY).until == DAY + dt.timedelta(milliseconds=1)
+    assert limit_to_horizon(query("order=-window_start", hops), DAY).since == DAY
     for text in ("order=n", "n__gte=1", "closed=true", "fill=null&from=0&to=3600000", "group_by=k"):
         assert horizon_sql(query(text, hops), Binder()) is None, text
     later = query(f"cursor={plain.page.cursor({'window_start': DAY, 'k': 'a', 'i': 1})}", hops)
-    assert narrowed(later).since == DAY
-    assert narrowed(plain) is plain
+    assert narrow_to_cursor(later).since == DAY
+    assert narrow_to_cursor(plain) is plain
 
 
 HOUR_MS = 3_600_000
@@ -305,12 +324,12 @@ def test_an_answer_is_final_if_no_event_can_change_the_answer(
     text: str, window: dict[str, Any] | None, closed_until: int, reason: str
 ) -> None:
     parsed = query(text, model(window))
-    assert parsed.final_by(closed_until), reason
-    assert not parsed.final_by(closed_until - 1)
-    assert not parsed.final_by(None)
-    assert not query("").final_by(closed_until * 2), "without `to`, new windows are added"
+    assert parsed.is_final(closed_until), reason
+    assert not parsed.is_final(closed_until - 1)
+    assert not parsed.is_final(None)
+    assert not query("").is_final(closed_until * 2), "without `to`, new windows are added"
     reopened = query(text, model(window, latePolicy="reopen"))
-    assert not reopened.final_by(closed_until * 2), "closed windows may be opened again"
+    assert not reopened.is_final(closed_until * 2), "closed windows may be opened again"
 
 
 def test_keys_of_queries_are_equal_exactly_if_the_queries_are() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill_api.query.parameters import Parameters
-from tidemill_api.query.selection import Binder, Column, condition, take_filters, take_page
+from tidemill_api.query.selection import Binder, Column, condition, parse_filters, parse_page
 
 COLUMNS = {"a": Column("a", "integer"), "b": Column("b", "integer"), "id": Column("id", "integer", nullable=False)}
 Row = dict[str, Any]
@@ -34,20 +34,20 @@ def _after(row: Row, order: list[tuple[str, bool]], other: Row) -> bool:
     st.integers(0, 11),
 )
 def test_the_keyset_condition_holds_for_exactly_the_rows_after_the_cursor(
-    pairs: list[tuple[int | None, int | None]], wanted: list[tuple[str, bool]], at: int
+    pairs: list[tuple[int | None, int | None]], requested: list[tuple[str, bool]], at: int
 ) -> None:
     rows = [{"a": a, "b": b, "id": n} for n, (a, b) in enumerate(pairs)]
     if not rows:
         return
-    text = ",".join(f"-{name}" if down else name for name, down in wanted) or "id"
+    text = ",".join(f"-{name}" if descending else name for name, descending in requested) or "id"
     parameters = Parameters({"order": [text]}, split=True)
     options: dict[str, Any] = {"unique": ["id"], "default_limit": 5, "max_limit": 10, "fingerprint": "x"}
-    page = take_page(parameters, COLUMNS, default_order=[], **options)
+    page = parse_page(parameters, COLUMNS, default_order=[], **options)
     last = rows[at % len(rows)]
     parameters = Parameters({"order": [text], "cursor": [page.cursor(last)]}, split=True)
-    page = take_page(parameters, COLUMNS, default_order=[], **options)
+    page = parse_page(parameters, COLUMNS, default_order=[], **options)
     binder = Binder()
-    sql = page.keyset(binder)
+    sql = page.keyset_condition(binder)
     order = [(o.column.name, o.descending) for o in page.order]
     for row in rows:
         assert _holds(sql, row, binder.values) == _after(row, order, last), sql
@@ -78,11 +78,11 @@ CONDITIONS = [
 
 @pytest.mark.parametrize(("text", "sql"), CONDITIONS)
 def test_each_filter_becomes_a_condition_with_a_parameter(text: str, sql: str) -> None:
-    (filter_,) = take_filters(Parameters.from_query(text.encode()), COLUMNS, ())
+    (filter_,) = parse_filters(Parameters.from_query(text.encode()), COLUMNS, ())
     assert condition(filter_, Binder()) == sql
 
 
 def test_a_column_whose_name_looks_like_a_filter_is_found_by_its_name() -> None:
     columns = {**COLUMNS, "a__in": Column("a__in", "string")}
-    (filter_,) = take_filters(Parameters.from_query(b"a__in=1,2"), columns, ())
+    (filter_,) = parse_filters(Parameters.from_query(b"a__in=1,2"), columns, ())
     assert (filter_.column, filter_.operator, filter_.values) == ("a__in", "eq", ("1,2",))

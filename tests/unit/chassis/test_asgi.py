@@ -21,8 +21,8 @@ from tidemill_chassis.web.asgi import (
     RequestTimeout,
     Scope,
     Send,
-    endpoint,
-    problem,
+    problem_body,
+    route_template,
     send_problem,
 )
 
@@ -164,7 +164,7 @@ async def _swallow(message: Message) -> None:
     ],
 )
 def test_an_endpoint_is_named_by_its_routes_template(scope: dict[str, Any], expected: str) -> None:
-    assert endpoint(scope) == expected
+    assert route_template(scope) == expected
 
 
 # The request timeout
@@ -214,17 +214,17 @@ def test_a_timeout_error_of_the_app_is_passed_on() -> None:
 
 @pytest.mark.parametrize("kind", ["websocket", "lifespan"])
 def test_connections_other_than_http_are_neither_measured_nor_timed_out(kind: str) -> None:
-    seen = []
+    scopes = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.03)
-        seen.append(dict(scope))
+        scopes.append(dict(scope))
 
     async def scenario() -> None:
         await HttpMetrics(RequestTimeout(app, 0.001))({"type": kind}, _nothing, _swallow)
 
     asyncio.run(scenario())
-    assert seen == [{"type": kind}]
+    assert scopes == [{"type": kind}]
 
 
 def test_a_handler_reads_the_deadline_of_its_request() -> None:
@@ -247,7 +247,7 @@ def test_a_handler_reads_the_deadline_of_its_request() -> None:
 
 
 def test_a_problem_has_its_code_detail_and_members() -> None:
-    body = json.loads(problem(422, "bad_parameter", "limit: 0 is below 1", field="limit"))
+    body = json.loads(problem_body(422, "bad_parameter", "limit: 0 is below 1", field="limit"))
     assert body == {
         "type": "urn:tidemill:problem:bad_parameter",
         "title": "Bad Parameter",
@@ -256,7 +256,7 @@ def test_a_problem_has_its_code_detail_and_members() -> None:
         "detail": "limit: 0 is below 1",
         "field": "limit",
     }
-    assert "detail" not in json.loads(problem(404, "not_found"))
+    assert "detail" not in json.loads(problem_body(404, "not_found"))
 
 
 def test_send_problem_sends_a_complete_response() -> None:

@@ -158,15 +158,15 @@ def test_a_call_that_began_before_the_breaker_opened_does_not_change_its_state()
     old_good, old_bad = guard.admit(), guard.admit()
     break_open(guard)
     time.now += 30
-    guard.settle(old_bad, Broken())
+    guard.record_result(old_bad, Broken())
     assert guard.retry_after_seconds == 30.0
     time.now += 30
     trial = guard.admit()
-    guard.settle(old_good)
+    guard.record_result(old_good)
     assert guard.state == "half_open"
-    guard.settle(old_bad, Broken())
+    guard.record_result(old_bad, Broken())
     assert guard.state == "half_open"
-    guard.settle(trial)
+    guard.record_result(trial)
     assert guard.state == "closed"
 
 
@@ -180,9 +180,9 @@ def test_another_trial_is_allowed_if_the_first_has_no_outcome_within_the_timeout
         guard.admit()
     time.now += guard.timeout_seconds
     second = guard.admit()
-    guard.settle(lost)
+    guard.record_result(lost)
     assert guard.state == "half_open"
-    guard.settle(second)
+    guard.record_result(second)
     assert guard.state == "closed"
 
 
@@ -213,38 +213,38 @@ def test_pauses_grow_during_an_outage_up_to_the_maximum(
         assert guard.state == "closed"
 
 
-def look(guard: Guard, mode: str, fn: Callable[[], Any]) -> Any:
+def probe(guard: Guard, mode: str, fn: Callable[[], Any]) -> Any:
     if mode == "sync":
-        return guard.look(fn)
+        return guard.probe(fn)
 
     async def afn() -> Any:
         return fn()
 
-    return asyncio.run(guard.alook(afn))
+    return asyncio.run(guard.aprobe(afn))
 
 
 @both
-def test_a_successful_look_closes_an_open_breaker_and_a_failed_look_prolongs_no_pause(mode: str) -> None:
+def test_a_successful_probe_closes_an_open_breaker_and_a_failed_probe_prolongs_no_pause(mode: str) -> None:
     time = Time()
     guard = make(time)
     break_open(guard)
     time.now += 20
     with pytest.raises(Broken):
-        look(guard, mode, raising(Broken()))
+        probe(guard, mode, raising(Broken()))
     assert (guard.state, guard.retry_after_seconds) == ("open", 40.0)
-    assert look(guard, mode, lambda: 7) == 7
+    assert probe(guard, mode, lambda: 7) == 7
     assert guard.state == "closed"
-    for _ in range(guard.policy.failures):  # While the breaker is closed, a look counts like a call.
+    for _ in range(guard.policy.failures):  # While the breaker is closed, a probe counts like a call.
         with pytest.raises(Broken):
-            look(guard, mode, raising(Broken()))
+            probe(guard, mode, raising(Broken()))
     assert guard.state == "open"
 
 
-def test_a_look_at_an_open_breakers_dependency_times_out() -> None:
+def test_a_probe_of_an_open_breakers_dependency_times_out() -> None:
     guard = make(Time(), timeout_seconds=0.05)
     break_open(guard)
     with pytest.raises(TimeoutError):
-        asyncio.run(guard.alook(lambda: asyncio.sleep(60)))
+        asyncio.run(guard.aprobe(lambda: asyncio.sleep(60)))
     assert guard.state == "open"
 
 
@@ -254,13 +254,13 @@ def test_an_answer_to_a_request_from_before_the_outage_does_not_close_the_breake
     before = time.now
     time.now += 1
     break_open(guard)
-    guard.recovered(before)
+    guard.record_recovery(before)
     assert guard.state == "open"
     time.now += 60
     trial = guard.admit()
-    guard.recovered(time.now)
+    guard.record_recovery(time.now)
     assert guard.state == "closed"
-    guard.settle(trial, Broken())
+    guard.record_result(trial, Broken())
     assert guard.call(lambda: 1) == 1, "the failed trial belongs to the outage that has ended"
 
 
@@ -349,7 +349,7 @@ def test_states_transitions_and_retries_are_exported_as_metrics() -> None:
     time.now += 60
     assert guard.allow()
     assert _sample("tidemill_breaker_state", name=guard.name) == 1
-    guard.success()
+    guard.record_success()
     assert _sample("tidemill_breaker_state", name=guard.name) == 0
     for state in ("open", "half_open", "closed"):
         assert _sample("tidemill_breaker_transitions_total", name=guard.name, state=state) == 1
@@ -364,7 +364,7 @@ def test_the_metric_stays_open_while_trials_of_an_outage_fail() -> None:
         ticket = guard.admit()
         assert guard.state == "half_open"
         assert _sample("tidemill_breaker_state", name=guard.name) == (2 if number else 1)
-        guard.settle(ticket, Broken())
+        guard.record_result(ticket, Broken())
         assert _sample("tidemill_breaker_state", name=guard.name) == 2
-    guard.recovered(time.now)
+    guard.record_recovery(time.now)
     assert _sample("tidemill_breaker_state", name=guard.name) == 0

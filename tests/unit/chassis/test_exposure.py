@@ -16,10 +16,10 @@ import pytest
 from tidemill_api.app import create_app
 from tidemill_api.formats.csv import CsvWriter
 from tidemill_api.formats.ndjson import NdjsonWriter
-from tidemill_api.live.places import Places
+from tidemill_api.live.connection_limit import ConnectionLimit
 from tidemill_api.query.selection import Column
 from tidemill_api.services import make_services
-from tidemill_chassis.health import Dependency, public, report
+from tidemill_chassis.health import Dependency, health_report, public_report
 from tidemill_chassis.resilience.config import ResilienceConfig
 from tidemill_chassis.web.asgi import HostGuard
 from tidemill_chassis.web.hosts import Hosts
@@ -90,8 +90,8 @@ ENDPOINTS = [("GET", "/v1/pipelines/{}"), ("GET", "/v1/pipelines/{}/live"), ("PO
 
 def test_a_pipeline_that_requires_keys_answers_like_a_name_that_does_not_exist(settings: Any, service: Any) -> None:
     """The answers are equal without a key and with a wrong key, also if the pipeline takes no requests at all."""
-    shut = config("shut", auth=True, ingest={"enabled": False}, api={"enabled": False})
-    app = service(settings(config("locked", auth=True), config("open", auth=False), shut))
+    disabled = config("shut", auth=True, ingest={"enabled": False}, api={"enabled": False})
+    app = service(settings(config("locked", auth=True), config("open", auth=False), disabled))
     for method, path in ENDPOINTS:
         for headers in ({}, {"Authorization": "Bearer tm_a_b"}, {"Authorization": "Basic x"}):
             answers = [ask(app, method, path.format(name), **headers) for name in ("locked", "shut", "nobodys")]
@@ -111,10 +111,10 @@ def test_a_wrong_name_is_not_found_if_no_pipeline_requires_keys(settings: Any, s
 def listen(app: Any, path: str, *texts: str) -> list[dict[str, Any]]:
     """Return the messages that a WebSocket client receives after it has sent texts."""
     sent: list[dict[str, Any]] = []
-    said = iter([{"type": "websocket.connect"}, *({"type": "websocket.receive", "text": text} for text in texts)])
+    incoming = iter([{"type": "websocket.connect"}, *({"type": "websocket.receive", "text": text} for text in texts)])
 
     async def receive() -> Any:
-        for message in said:
+        for message in incoming:
             return message
         return await asyncio.Event().wait()
 
@@ -153,8 +153,8 @@ def test_public_health_shows_only_statuses_and_no_metrics(settings: Any, service
 
 def test_a_public_report_omits_details_and_names() -> None:
     row = Dependency("postgres", False, True, "connection to 10.0.0.5 refused", "open", 1.0)
-    _, body = report("api", [row], {"pipelines": ["locked"]})
-    assert public(body) == {
+    _, body = health_report("api", [row], {"pipelines": ["locked"]})
+    assert public_report(body) == {
         "status": "unhealthy",
         "component": "api",
         "dependencies": {"postgres": {"status": "down", "required": True, "breaker": "open"}},
@@ -171,7 +171,7 @@ def test_a_path_with_a_trailing_slash_is_not_redirected(settings: Any, service: 
 
 
 @pytest.mark.parametrize(
-    ("header", "taken"),
+    ("header", "allowed"),
     [
         ("localhost:8081", True),
         ("LOCALHOST", True),
@@ -189,8 +189,8 @@ def test_a_path_with_a_trailing_slash_is_not_redirected(settings: Any, service: 
         ("", True),  # Only HTTP/1.0 clients omit the host, and no browser does.
     ],
 )
-def test_a_host_header_is_accepted_if_it_is_an_address_or_an_allowed_name(header: str, taken: bool) -> None:
-    assert Hosts.parse("localhost, api.example.com,*.example.org").allow(header) is taken
+def test_a_host_header_is_accepted_if_it_is_an_address_or_an_allowed_name(header: str, allowed: bool) -> None:
+    assert Hosts.parse("localhost, api.example.com,*.example.org").allow(header) is allowed
 
 
 @pytest.mark.parametrize("text", ["", "*", "a.example,*"])
@@ -244,31 +244,31 @@ def test_a_text_that_looks_like_a_formula_gets_an_apostrophe_in_csv(text: str) -
 
 
 def test_connections_without_a_key_are_bounded_per_address_and_in_total() -> None:
-    """A connection that ends frees its place."""
-    places = Places(3, 2)
+    """The end of a connection frees capacity."""
+    limit = ConnectionLimit(3, 2)
     first, other = ("192.0.2.1", 1), ("192.0.2.2", 1)
-    with places.taken(first), places.taken(first):
-        with pytest.raises(Problem, match="TIDEMILL_API_KEYLESS_PER_ADDRESS") as refused, places.taken(first):
+    with limit.reserve(first), limit.reserve(first):
+        with pytest.raises(Problem, match="TIDEMILL_API_KEYLESS_PER_ADDRESS") as refused, limit.reserve(first):
             pass
         assert refused.value.status == 429
-        with places.taken(other):
-            with pytest.raises(Problem, match="TIDEMILL_API_KEYLESS_CONNECTIONS") as refused, places.taken(other):
+        with limit.reserve(other):
+            with pytest.raises(Problem, match="TIDEMILL_API_KEYLESS_CONNECTIONS") as refused, limit.reserve(other):
                 pass
             assert refused.value.status == 503
-    with places.taken(first), places.taken(first):
+    with limit.reserve(first), limit.reserve(first):
         pass
 
 
 def test_bounds_of_connections_are_read_from_the_environment() -> None:
-    places = Places.from_env({"TIDEMILL_API_KEYLESS_CONNECTIONS": "0"})
-    with pytest.raises(Problem), places.taken(None):
+    limit = ConnectionLimit.from_env({"TIDEMILL_API_KEYLESS_CONNECTIONS": "0"})
+    with pytest.raises(Problem), limit.reserve(None):
         pass
     with pytest.raises(ValueError, match="TIDEMILL_API_KEYLESS_PER_ADDRESS: 'many'"):
-        Places.from_env({"TIDEMILL_API_KEYLESS_PER_ADDRESS": "many"})
+        ConnectionLimit.from_env({"TIDEMILL_API_KEYLESS_PER_ADDRESS": "many"})
 
 
-def test_a_connection_that_has_sent_no_key_yet_needs_a_place(settings: Any) -> None:
+def test_a_connection_that_has_sent_no_key_yet_is_counted(settings: Any) -> None:
     """The refusal replaces the handshake."""
-    app = create_app(make_services(settings(config("locked", auth=True)), {}), places=Places(9, 0))
+    app = create_app(make_services(settings(config("locked", auth=True)), {}), connection_limit=ConnectionLimit(9, 0))
     start, _ = listen(app, "/v1/pipelines/locked/live")
     assert (start["type"], start["status"]) == ("websocket.http.response.start", 429)

@@ -15,7 +15,7 @@ def _kafka(code: int, *, fatal: bool = False, retriable: bool = False) -> KafkaE
 
 
 @pytest.mark.parametrize(
-    ("judge", "error", "failed", "repeat"),
+    ("dependency", "error", "failed", "retryable"),
     [
         ("database", psycopg.OperationalError("connection refused"), True, True),
         ("database", psycopg.InterfaceError("connection is closed"), True, True),
@@ -67,10 +67,10 @@ def _kafka(code: int, *, fatal: bool = False, retriable: bool = False) -> KafkaE
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )
 def test_an_error_is_a_failure_and_is_retried_as_its_kind_demands(
-    judge: str, error: Exception, failed: bool, repeat: bool
+    dependency: str, error: Exception, failed: bool, retryable: bool
 ) -> None:
-    assert getattr(failures, f"{judge}_failed")(error) is failed
-    assert getattr(failures, f"{judge}_retryable")(error) is repeat
+    assert getattr(failures, f"{dependency}_failed")(error) is failed
+    assert getattr(failures, f"{dependency}_retryable")(error) is retryable
 
 
 @pytest.mark.parametrize("code", [KafkaError._TRANSPORT, KafkaError.MSG_SIZE_TOO_LARGE])

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tidemill_chassis.health import Dependency, report
+from tidemill_chassis.health import Dependency, health_report
 
 KAFKA, POSTGRES = Dependency("kafka", True, True), Dependency("postgres", True, True)
 
@@ -35,12 +35,12 @@ KAFKA, POSTGRES = Dependency("kafka", True, True), Dependency("postgres", True, 
     ],
 )
 def test_the_worst_dependency_decides_the_status(dependencies: list[Dependency], code: int, status: str) -> None:
-    returned, body = report("api", dependencies)
+    returned, body = health_report("api", dependencies)
     assert (returned, body["status"], body["component"]) == (code, status, "api")
 
 
 def test_a_report_describes_each_dependency() -> None:
-    _, body = report(
+    _, body = health_report(
         "processor",
         [
             Dependency("kafka", True, True, latency_ms=1.26),
@@ -69,7 +69,7 @@ def test_a_report_describes_each_dependency() -> None:
     ids=["open breaker", "no text", "too long"],
 )
 def test_a_dependency_that_is_down_always_has_a_detail(dependency: Dependency, detail: str) -> None:
-    assert report("api", [dependency])[1]["dependencies"]["redis"]["detail"] == detail
+    assert health_report("api", [dependency])[1]["dependencies"]["redis"]["detail"] == detail
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_a_dependency_that_is_down_always_has_a_detail(dependency: Dependency, d
     ],
 )
 def test_credentials_are_not_shown(text: str) -> None:
-    _, body = report("api", [Dependency("x", False, True, text)])
+    _, body = health_report("api", [Dependency("x", False, True, text)])
     assert "s3cret" not in json.dumps(body)
 
 
 @pytest.mark.parametrize("name", ["status", "component", "dependencies"])
 def test_extra_members_cannot_replace_members_of_the_report(name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        report("api", [], {name: "healthy"})
+        health_report("api", [], {name: "healthy"})

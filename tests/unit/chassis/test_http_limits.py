@@ -11,7 +11,7 @@ import pytest
 import websockets
 
 from running.uvicorn import uvicorn_up
-from tidemill_chassis.web.limits import HttpLimits, bounded
+from tidemill_chassis.web.limits import HttpLimits, bounded_protocol
 
 LIMITS = HttpLimits(connections=3, headers=20, header_bytes=4_096, header_seconds=0.3)
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -40,7 +40,7 @@ def serve(test: Callable[[Callable[[], Awaitable[Connection]]], Awaitable[None]]
     """Run a test against a server. The test gets a function that opens a connection."""
 
     async def work() -> None:
-        async with uvicorn_up(app, http=bounded(LIMITS)) as (_, port):
+        async with uvicorn_up(app, http=bounded_protocol(LIMITS)) as (_, port):
             opened: list[Connection] = []
 
             async def connect() -> Connection:

@@ -33,7 +33,7 @@ class Time:
         return self.now
 
 
-class World:
+class ConfigFolder:
     def __init__(self, root: Path) -> None:
         self.root, self.time = root, Time()
         self.directory = PipelineDirectory(root, clock=self.time)
@@ -51,41 +51,41 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def configs(tmp_path: Path) -> ConfigFolder:
+    return ConfigFolder(tmp_path)
 
 
-def test_configs_are_read_in_the_order_of_their_names(world: World) -> None:
+def test_configs_are_read_in_the_order_of_their_names(configs: ConfigFolder) -> None:
     for name in ("b", "a", "c"):
-        world.write(name)
-    assert [config.name for config in world.directory.all()] == ["a", "b", "c"]
-    assert world.directory.get("nobody") is None
-    assert world.directory.faults == {}
+        configs.write(name)
+    assert [config.name for config in configs.directory.all()] == ["a", "b", "c"]
+    assert configs.directory.get("nobody") is None
+    assert configs.directory.faults == {}
 
 
-def test_added_changed_and_removed_files_are_noticed_after_a_second(world: World) -> None:
-    world.write("a")
-    assert world.generations() == {"a": 1}
-    world.write("a", generation=2)
-    world.write("b")
-    world.wait(0.9)
-    assert world.generations() == {"a": 1}
-    world.wait(0.1)
-    assert world.generations() == {"a": 2, "b": 1}
-    (world.root / "a.json").unlink()
-    world.wait()
-    assert world.generations() == {"b": 1}
-    assert world.directory.get("a") is None
+def test_added_changed_and_removed_files_are_noticed_after_a_second(configs: ConfigFolder) -> None:
+    configs.write("a")
+    assert configs.generations() == {"a": 1}
+    configs.write("a", generation=2)
+    configs.write("b")
+    configs.wait(0.9)
+    assert configs.generations() == {"a": 1}
+    configs.wait(0.1)
+    assert configs.generations() == {"a": 2, "b": 1}
+    (configs.root / "a.json").unlink()
+    configs.wait()
+    assert configs.generations() == {"b": 1}
+    assert configs.directory.get("a") is None
 
 
-def test_an_unchanged_file_keeps_its_object(world: World) -> None:
-    world.write("a")
-    world.write("b")
-    before = world.directory.get("a")
-    world.write("b", generation=2)
-    world.wait()
-    assert world.directory.get("a") is before
-    assert world.generations() == {"a": 1, "b": 2}
+def test_an_unchanged_file_keeps_its_object(configs: ConfigFolder) -> None:
+    configs.write("a")
+    configs.write("b")
+    before = configs.directory.get("a")
+    configs.write("b", generation=2)
+    configs.wait()
+    assert configs.directory.get("a") is before
+    assert configs.generations() == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize(
@@ -99,76 +99,78 @@ def test_an_unchanged_file_keeps_its_object(world: World) -> None:
     ],
     ids=["cut off", "empty", "incomplete", "config of another pipeline", "not text"],
 )
-def test_an_invalid_file_keeps_the_last_valid_config_and_is_a_fault(world: World, content: str, fault: str) -> None:
-    world.write("a")
-    good = world.directory.get("a")
-    world.write("a", content)
-    world.write("never", content)
-    world.wait()
-    assert world.directory.get("a") is good
-    assert world.directory.get("never") is None
-    assert set(world.directory.faults) == {"a", "never"}
-    assert fault in world.directory.faults["a"]
-    world.write("a", generation=3)
-    (world.root / "never.json").unlink()
-    world.wait()
-    assert (world.generations(), world.directory.faults) == ({"a": 3}, {})
+def test_an_invalid_file_keeps_the_last_valid_config_and_is_a_fault(
+    configs: ConfigFolder, content: str, fault: str
+) -> None:
+    configs.write("a")
+    good = configs.directory.get("a")
+    configs.write("a", content)
+    configs.write("never", content)
+    configs.wait()
+    assert configs.directory.get("a") is good
+    assert configs.directory.get("never") is None
+    assert set(configs.directory.faults) == {"a", "never"}
+    assert fault in configs.directory.faults["a"]
+    configs.write("a", generation=3)
+    (configs.root / "never.json").unlink()
+    configs.wait()
+    assert (configs.generations(), configs.directory.faults) == ({"a": 3}, {})
 
 
 def test_a_missing_directory_is_a_fault_until_it_appears(tmp_path: Path) -> None:
-    world = World(tmp_path / "later")
-    assert world.directory.all() == ()
-    assert "cannot be read" in world.directory.faults["."]
-    world.root.mkdir()
-    world.write("a")
-    world.wait()
-    assert (world.generations(), world.directory.faults) == ({"a": 1}, {})
+    configs = ConfigFolder(tmp_path / "later")
+    assert configs.directory.all() == ()
+    assert "cannot be read" in configs.directory.faults["."]
+    configs.root.mkdir()
+    configs.write("a")
+    configs.wait()
+    assert (configs.generations(), configs.directory.faults) == ({"a": 1}, {})
 
 
-def test_pipelines_are_kept_while_their_directory_is_missing(world: World) -> None:
-    world.write("a")
-    assert world.generations() == {"a": 1}
-    shutil.rmtree(world.root)
-    world.wait()
-    assert world.generations() == {"a": 1}
-    assert set(world.directory.faults) == {"."}
-    world.root.mkdir()
-    world.wait()
-    assert (world.generations(), world.directory.faults) == ({}, {})
+def test_pipelines_are_kept_while_their_directory_is_missing(configs: ConfigFolder) -> None:
+    configs.write("a")
+    assert configs.generations() == {"a": 1}
+    shutil.rmtree(configs.root)
+    configs.wait()
+    assert configs.generations() == {"a": 1}
+    assert set(configs.directory.faults) == {"."}
+    configs.root.mkdir()
+    configs.wait()
+    assert (configs.generations(), configs.directory.faults) == ({}, {})
 
 
-def test_config_maps_are_read_through_symbolic_links(world: World) -> None:
+def test_config_maps_are_read_through_symbolic_links(configs: ConfigFolder) -> None:
     """Kubernetes replaces the link `..data`, and the files are links into it."""
     for generation in (1, 2):
-        version = world.root / f"..version{generation}"
+        version = configs.root / f"..version{generation}"
         version.mkdir()
         (version / "a.json").write_text(text("a", generation))
-        link = world.root / "..new"
+        link = configs.root / "..new"
         link.symlink_to(version.name)
-        os.replace(link, world.root / "..data")
+        os.replace(link, configs.root / "..data")
         if generation == 1:
-            (world.root / "a.json").symlink_to("..data/a.json")
-        assert world.generations() == {"a": generation}
-        world.wait()
+            (configs.root / "a.json").symlink_to("..data/a.json")
+        assert configs.generations() == {"a": generation}
+        configs.wait()
 
 
-def test_files_that_are_no_configs_are_ignored(world: World) -> None:
+def test_files_that_are_no_configs_are_ignored(configs: ConfigFolder) -> None:
     for name in (".hidden.json", "a.json.tmp", "notes.txt"):
-        (world.root / name).write_text("x")
-    assert (world.directory.all(), world.directory.faults) == ((), {})
+        (configs.root / name).write_text("x")
+    assert (configs.directory.all(), configs.directory.faults) == ((), {})
 
 
-def test_concurrent_readers_never_see_half_of_a_change(world: World) -> None:
-    world.write("a")
-    world.write("b")
+def test_concurrent_readers_never_see_half_of_a_change(configs: ConfigFolder) -> None:
+    configs.write("a")
+    configs.write("b")
     stop = threading.Event()
-    seen: set[tuple[tuple[str, int], ...]] = set()
+    states: set[tuple[tuple[str, int], ...]] = set()
     errors: list[BaseException] = []
 
     def read() -> None:
         try:
             while not stop.is_set():
-                seen.add(tuple(world.generations().items()))
+                states.add(tuple(configs.generations().items()))
         except BaseException as error:
             errors.append(error)
 
@@ -176,13 +178,13 @@ def test_concurrent_readers_never_see_half_of_a_change(world: World) -> None:
     for thread in threads:
         thread.start()
     for generation in range(2, 40):
-        world.write("a", generation=generation)
-        world.wait()
+        configs.write("a", generation=generation)
+        configs.wait()
     stop.set()
     for thread in threads:
         thread.join(10)
     assert errors == []
-    assert len(seen) > 1
-    assert all(dict(state).keys() == {"a", "b"} and dict(state)["b"] == 1 for state in seen)
-    world.wait()
-    assert world.generations() == {"a": 39, "b": 1}
+    assert len(states) > 1
+    assert all(dict(state).keys() == {"a", "b"} and dict(state)["b"] == 1 for state in states)
+    configs.wait()
+    assert configs.generations() == {"a": 39, "b": 1}

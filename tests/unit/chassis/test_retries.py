@@ -95,7 +95,7 @@ def test_a_call_is_not_retried_after_failures_of_other_calls_have_opened_the_bre
     def fn() -> Any:
         calls.append(1)
         for _ in range(2):
-            guard.failure()  # Other calls fail meanwhile. This call is the third failure.
+            guard.record_failure()  # Other calls fail meanwhile. This call is the third failure.
         raise Broken
 
     with pytest.raises(Broken):
@@ -105,7 +105,7 @@ def test_a_call_is_not_retried_after_failures_of_other_calls_have_opened_the_bre
     time = Time()
     guard = make(time, retries=9, failures=3)
     sleep = time.sleep
-    time.sleep = lambda seconds: (sleep(seconds), guard.failure(), guard.failure())  # type: ignore[assignment]
+    time.sleep = lambda seconds: (sleep(seconds), guard.record_failure(), guard.record_failure())  # type: ignore[assignment]
     guard._sleep = time.sleep
     with pytest.raises(BreakerOpen):
         run(guard, mode, raising(Broken()))

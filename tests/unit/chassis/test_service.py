@@ -63,6 +63,6 @@ def test_a_running_service_answers_readyz_and_stops_at_a_signal(
     caplog.set_level(logging.INFO)
     service = Working(number, caplog)
     settings = WorkloadSettings(host="127.0.0.1", port=0)
-    run_service(service, settings, log=log, doing="working")
+    run_service(service, settings, log=log, description="working")
     assert service.answer == 200
     assert caplog.messages[0].startswith("working on port ")

@@ -25,9 +25,9 @@ def serving(
     health: Callable[[], Any] = lambda: (200, {"status": "healthy"}),
     ready: Callable[[], Any] = lambda: True,
     live: Callable[[], Any] = lambda: True,
-    limit_seconds: float = 5,
+    timeout_seconds: float = 5,
 ) -> Iterator[StatusServer]:
-    server = StatusServer("127.0.0.1", 0, health, ready, live, limit_seconds=limit_seconds)
+    server = StatusServer("127.0.0.1", 0, health, ready, live, timeout_seconds=timeout_seconds)
     server.start()
     try:
         yield server
@@ -89,7 +89,7 @@ def test_a_callback_that_hangs_is_answered_with_503_and_not_called_again_meanwhi
         release.wait(30)
         return True
 
-    with serving(ready=hang, limit_seconds=0.05) as server:
+    with serving(ready=hang, timeout_seconds=0.05) as server:
         for _ in range(3):
             code, _, text = request(server, "/readyz")
             assert (code, json.loads(text)["detail"].split(":")[0]) == (503, "TimeoutError")

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_contract.calendars import DAY_MS, MONDAY, Calendar, Runs, runs
-from tidemill_contract.duration import least_ms
+from tidemill_contract.calendars import DAY_MS, MONDAY, Calendar, UnitRuns, find_runs
+from tidemill_contract.duration import min_length_ms
 from tidemill_contract.grids import Steps
 from tidemill_contract.times import epoch_ms
 
@@ -66,10 +66,10 @@ def walked(zone: zoneinfo.ZoneInfo, since: dt.datetime, until: dt.datetime, offs
     return starts
 
 
-def starts_of(all_runs: Runs, days: int, until: dt.datetime) -> list[dt.datetime]:
+def starts_of(all_runs: UnitRuns, days: int, until: dt.datetime) -> list[dt.datetime]:
     """Return all starts that runs contain."""
     starts = []
-    for first, last in zip(all_runs.firsts, (*all_runs.lasts, until.replace(tzinfo=None)), strict=True):
+    for first, last in zip(all_runs.first_starts, (*all_runs.last_starts, until.replace(tzinfo=None)), strict=True):
         while first <= last:
             starts.append(first)
             first += days * DAY
@@ -82,23 +82,23 @@ def test_days_start_at_their_first_instant_in_all_zones_around_all_transitions(h
 
     All other days last 24 hours. Most clocks change between 01:00 and 03:00, and often skip two o'clock.
     """
-    seen, wrong = 0, []
+    checked, wrong = 0, []
     for name, (changes, zone) in zones().items():
         calendar = Calendar("day", 1, name, hours * HOUR_MS)
-        starts = starts_of(runs(calendar, FIRST.year, LAST.year - 1), 1, LAST)
+        starts = starts_of(find_runs(calendar, FIRST.year, LAST.year - 1), 1, LAST)
         near = set()
         for time in changes:
             low, high = time - DAY, time + 3 * DAY
             expected = walked(zone, low, high, hours * HOUR_MS)
             actual = starts[bisect_right(starts, low) : bisect_right(starts, high)]
             near |= set(actual)
-            seen += 1
+            checked += 1
             if expected != actual:
                 wrong.append((name, time, expected, actual))
         odd = [start for start, following in pairwise(starts) if following - start != DAY and start not in near]
         wrong += [(name, start) for start in odd if start > FIRST]
     assert wrong == []
-    assert seen > 1_000
+    assert checked > 1_000
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_days_start_at_their_first_instant_in_all_zones_around_all_transitions(h
 )
 def test_a_day_with_a_clock_change_starts_and_ends_at_local_midnight(zone: str, start: str, end: str) -> None:
     first, last = dt.datetime.fromisoformat(start), dt.datetime.fromisoformat(end)
-    starts = starts_of(runs(Calendar("day", 1, zone), first.year, last.year), 1, last.replace(tzinfo=UTC) + DAY)
+    starts = starts_of(find_runs(Calendar("day", 1, zone), first.year, last.year), 1, last.replace(tzinfo=UTC) + DAY)
     at = starts.index(first.replace(tzinfo=UTC))
     assert starts[at + 1] == last.replace(tzinfo=UTC)
 
@@ -136,20 +136,20 @@ def test_a_unit_of_several_days_starts_with_a_day(days: int) -> None:
     since, until = dt.datetime(2000, 1, 1, tzinfo=UTC), dt.datetime(2036, 1, 1, tzinfo=UTC)
     for name in SAMPLE:
         zone, calendar = zoneinfo.ZoneInfo(name), Calendar("day", days, name)
-        starts = [start.replace(tzinfo=UTC) for start in calendar.between(since, until)]
+        starts = [start.replace(tzinfo=UTC) for start in calendar.starts_between(since, until)]
         assert starts[0] <= since
         assert starts[-2] <= until < starts[-1]
         assert {(s.astimezone(zone).date() - dt.date(1970, 1, 1)).days % days for s in starts} <= {0, 1}
-        assert starts_of(runs(calendar, 2000, 2035), days, starts[-1]) == starts
-        daily = {start.replace(tzinfo=UTC) for start in Calendar("day", 1, name).between(starts[0], until)}
+        assert starts_of(find_runs(calendar, 2000, 2035), days, starts[-1]) == starts
+        daily = {start.replace(tzinfo=UTC) for start in Calendar("day", 1, name).starts_between(starts[0], until)}
         assert set(starts[:-1]) <= daily
 
 
 @pytest.mark.parametrize("years", [(1, 1), (1, 1970), (9999, 9999), (9960, 9999), (2500, 2400)])
 def test_runs_are_ordered_at_the_limits_of_years(years: tuple[int, int]) -> None:
-    all_runs = runs(Calendar("day", 3650, "America/New_York"), *years)
-    assert len(all_runs.firsts) == len(all_runs.lasts) + 1
-    assert list(all_runs.firsts) == sorted(all_runs.firsts)
+    all_runs = find_runs(Calendar("day", 3650, "America/New_York"), *years)
+    assert len(all_runs.first_starts) == len(all_runs.last_starts) + 1
+    assert list(all_runs.first_starts) == sorted(all_runs.first_starts)
 
 
 @pytest.mark.parametrize("offset_ms", [0, 6 * HOUR_MS, 26 * HOUR_MS])
@@ -158,7 +158,7 @@ def test_weeks_start_on_mondays_and_longer_units_on_the_first_of_a_month(length:
     """Runs contain exactly the starts of the units from 2015 to 2035."""
     for name in SAMPLE:
         zone, calendar = zoneinfo.ZoneInfo(name), Calendar.of(length, name, offset_ms)
-        starts = [start.replace(tzinfo=UTC) for start in calendar.between(FIRST, LAST)]
+        starts = [start.replace(tzinfo=UTC) for start in calendar.starts_between(FIRST, LAST)]
         days = Calendar("day", 1, name, offset_ms % DAY_MS)
         assert {epoch_ms(start) for start in starts} <= set(days.starts(epoch_ms(starts[0]), epoch_ms(starts[-1])))
         for start in starts:
@@ -169,16 +169,16 @@ def test_weeks_start_on_mondays_and_longer_units_on_the_first_of_a_month(length:
             else:
                 assert date.day == 1
                 assert ((date.year - 1970) * 12 + date.month - 1) % calendar.count == 0
-        assert starts_of(runs(calendar, FIRST.year, LAST.year - 1), calendar.days, starts[-1]) == starts
+        assert starts_of(find_runs(calendar, FIRST.year, LAST.year - 1), calendar.max_days, starts[-1]) == starts
         assert max(after - start for start, after in pairwise(starts)) < dt.timedelta(milliseconds=calendar.longest_ms)
         assert calendar.text == length
 
 
 def test_runs_number_the_units_consecutively() -> None:
     for calendar in (Calendar.of("1d", "Europe/Oslo"), Calendar.of("1mo", "Europe/Oslo"), Calendar.of("1w")):
-        all_runs = runs(calendar, 2020, 2025)
-        starts = list(calendar.between(dt.datetime(2020, 1, 1), dt.datetime(2026, 1, 1)))
-        assert [starts[number] for number in all_runs.numbers] == list(all_runs.firsts)
+        all_runs = find_runs(calendar, 2020, 2025)
+        starts = list(calendar.starts_between(dt.datetime(2020, 1, 1), dt.datetime(2026, 1, 1)))
+        assert [starts[number] for number in all_runs.units_before] == list(all_runs.first_starts)
 
 
 @given(
@@ -222,8 +222,8 @@ def test_the_local_clock_has_the_offset_of_its_season() -> None:
 
 def test_units_have_the_length_of_their_longest_occurrence() -> None:
     lengths = ("1mo", "2mo", "1q", "7mo", "1y", "4y")
-    assert [Calendar.of(length).days for length in lengths] == [31, 62, 92, 215, 366, 1461]
-    assert [least_ms(length) // DAY_MS for length in ("1d", "2w", "1mo", "1y")] == [1, 14, 28, 336]
+    assert [Calendar.of(length).max_days for length in lengths] == [31, 62, 92, 215, 366, 1461]
+    assert [min_length_ms(length) // DAY_MS for length in ("1d", "2w", "1mo", "1y")] == [1, 14, 28, 336]
     assert Calendar.of("1w").first_day == MONDAY
 
 

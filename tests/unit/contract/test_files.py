@@ -14,7 +14,7 @@ import pytest
 
 from tidemill_contract.files import FileTooLarge, read_bytes
 from tidemill_contract.resource.documents import MAX_BYTES
-from tidemill_operator.laptop.sources import Sources
+from tidemill_operator.laptop.pipeline_files import PipelineFiles
 
 ROOT = Path(__file__).resolve().parents[3]
 HOMES = [ROOT / "operator" / "tidemill_operator", *sorted(ROOT.glob("workloads/*/tidemill_*"))]
@@ -86,7 +86,7 @@ def test_a_file_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
 def test_the_last_valid_documents_are_kept_if_a_file_exceeds_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(VALID)
-    sources = Sources([path])
+    sources = PipelineFiles([path])
     assert sources.poll() is not None
     path.write_bytes(VALID + b"#" * MAX_BYTES)
     reading = sources.poll()

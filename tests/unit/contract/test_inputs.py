@@ -10,7 +10,7 @@ import pytest
 from tidemill_contract.resource.documents import load_documents
 from tidemill_contract.resource.inputs.mqtt import MqttSpec
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "crds" / "examples" / "inputs").glob("*.yaml"))
 
@@ -18,7 +18,7 @@ EXAMPLES = sorted((Path(__file__).parents[3] / "crds" / "examples" / "inputs").g
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_of_inputs_passes_validation(example: Path) -> None:
     (document,) = load_documents(example.read_text())
-    assert check(document)[1] == []
+    assert check_document(document)[1] == []
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from drawn.metrics import parameters_for
 from oracle.windows import DRAWN
 from tidemill_contract.functions.base import Function
 from tidemill_contract.functions.registry import FUNCTIONS
-from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words
+from tidemill_contract.resource.kinds.base import FaultTexts, Kinds, Member, Model
 from tidemill_contract.resource.kinds.detectors import DETECTORS, AutoDetector
 from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.kinds.windows import WINDOWS, HoppingWindow, SessionWindow, TumblingWindow
 from tidemill_contract.resource.spec import AggregationSpec, AnomalySpec
-from tidemill_operator.resource.kinds import in_its_place
+from tidemill_operator.resource.kinds import member_rule
 
 FORMAT = Path(__file__).parents[3] / "workloads/api/tidemill_api/static/format.js"
 HOPPING = {"type": "hopping", "size": "1h", "hop": "15m"}
@@ -73,23 +73,23 @@ def test_errors_of_a_kind_have_the_paths_of_its_members(members: dict[str, str],
 
 def test_the_written_form_of_a_window_has_the_members_of_all_kinds() -> None:
     names = ["type", "size", "zone", "offset", "hop", "gap", "max_length", "grace"]
-    assert list(WINDOWS.written.model_fields) == names
-    assert list(dict(WINDOWS.widen(WINDOWS.make(**HOPPING)))) == names
+    assert list(WINDOWS.flat_model.model_fields) == names
+    assert list(dict(WINDOWS.to_flat(WINDOWS.make(**HOPPING)))) == names
     having = ", ".join(WINDOWS.members["size"].kinds)
-    assert str(WINDOWS.written.model_fields["size"].description).startswith(f"Length of a window ({having}):")
+    assert str(WINDOWS.flat_model.model_fields["size"].description).startswith(f"Length of a window ({having}):")
     assert having.startswith("tumbling, hopping")
 
 
 def test_every_kind_of_window_is_in_random_pipelines_and_has_a_name_on_the_dashboard() -> None:
-    words = re.search(r"^const KINDS = \{\n(.*?)^\};$", FORMAT.read_text(), re.MULTILINE | re.DOTALL)
-    assert words is not None
-    assert re.findall(r"^  (\w+): \{", words[1], re.MULTILINE) == list(WINDOWS.by_name)
+    match = re.search(r"^const KINDS = \{\n(.*?)^\};$", FORMAT.read_text(), re.MULTILINE | re.DOTALL)
+    assert match is not None
+    assert re.findall(r"^  (\w+): \{", match[1], re.MULTILINE) == list(WINDOWS.by_name)
     assert list(DRAWN) == list(WINDOWS.by_name)
 
 
 def test_a_written_window_without_a_required_member_has_no_kind() -> None:
-    assert WINDOWS.narrow(WINDOWS.written(type="hopping", size="1h")) is None
-    assert WINDOWS.narrow(WINDOWS.written(type="tumbling", size="1h", gap="1m")) == WINDOWS.make(
+    assert WINDOWS.to_kind(WINDOWS.flat_model(type="hopping", size="1h")) is None
+    assert WINDOWS.to_kind(WINDOWS.flat_model(type="tumbling", size="1h", gap="1m")) == WINDOWS.make(
         type="tumbling", size="1h"
     )
 
@@ -101,7 +101,7 @@ def test_a_detector_without_a_type_is_auto() -> None:
     detector = AnomalySpec.model_validate(rule | {"detector": {"warmup": 9}}).detector
     assert type(detector) is AutoDetector
     assert detector.model_dump(exclude_unset=True) == {"warmup": 9}
-    assert DETECTORS.widen(DETECTORS.make(type="ewma", weight=0.5)).model_dump(by_alias=True) == {
+    assert DETECTORS.to_flat(DETECTORS.make(type="ewma", weight=0.5)).model_dump(by_alias=True) == {
         "type": "ewma", "threshold": None, "warmup": 24, "cooldown": None, "weight": 0.5, "span": None, "period": None,
     }  # fmt: skip
 
@@ -128,11 +128,11 @@ def test_the_kind_of_a_metric_has_exactly_the_parameters_of_its_function(functio
     """A parameter that is absent is not dumped, as the function has the default."""
     kind = METRICS.by_name[function.name]
     assert set(kind.model_fields) == {"name", "function", "field", "where", *function.parameters.model_fields}
-    assert kind.model_fields["field"].is_required() is not function.alone
-    written = {"name": "m", "function": function.name, "field": "v", **parameters_for(function.name, {"w": "integer"})}
-    parsed = METRICS.make(**written)
+    assert kind.model_fields["field"].is_required() is not function.field_optional
+    members = {"name": "m", "function": function.name, "field": "v", **parameters_for(function.name, {"w": "integer"})}
+    parsed = METRICS.make(**members)
     assert type(parsed) is kind
-    assert parsed.model_dump(by_alias=True, exclude_none=True) == written
+    assert parsed.model_dump(by_alias=True, exclude_none=True) == members
 
 
 def test_topk_lists_ten_values_by_default() -> None:
@@ -141,13 +141,20 @@ def test_topk_lists_ten_values_by_default() -> None:
     assert FUNCTIONS["topk"].parameters.of(metric).model_dump() == {"k": 10}
 
 
-def words(kind: str, member: Member) -> tuple[str, str]:
+def fault_text(kind: str, member: Member) -> tuple[str, str]:
     return kind, member.alias
 
 
 def kinds_of(*models: type[BaseModel]) -> Kinds[Any]:
     kinds: Any = models
-    return Kinds(kinds, tag="type", title="T", doc="D.", tag_says="S.", words=Words(missing=words, foreign=words))
+    return Kinds(
+        kinds,
+        tag="type",
+        title="T",
+        doc="D.",
+        tag_description="S.",
+        fault_texts=FaultTexts(missing=fault_text, unsupported=fault_text),
+    )
 
 
 class First(Model):
@@ -182,7 +189,7 @@ def test_model_and_crd_agree_whether_a_member_belongs_to_a_kind(kind: str, given
     """The member is required in some kinds, optional in some, and absent in others."""
     kinds = kinds_of(First, Fourth, Third)
     item = {"type": kind, **dict.fromkeys(given, 1)}
-    written = kinds.written.model_validate(item)
+    instance = kinds.flat_model.model_validate(item)
     for member in kinds.members.values():
-        rule = in_its_place(kinds, member, place="self", tag="self.type")
-        assert rule_of(rule)(item) == (kinds.fault(written, member, "") is None), rule
+        rule = member_rule(kinds, member, place="self", tag="self.type")
+        assert rule_of(rule)(item) == (kinds.fault(instance, member, "") is None), rule

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from tidemill_contract.resource.inputs.patterns import candidates, candidates_elsewhere, chosen, matching, pattern_error
-from tidemill_contract.resource.rules import Limits
+from tidemill_contract.resource.inputs.patterns import (
+    candidate_topics,
+    choose_topics,
+    matching_topics,
+    other_cluster_candidates,
+    pattern_error,
+)
+from tidemill_contract.resource.rules import TopicLimits
 
 
 @pytest.mark.parametrize(
@@ -31,12 +37,12 @@ def test_a_pattern_is_valid_or_refused_with_the_reason(pattern: str, error: str)
 
 def test_a_pattern_matches_whole_names() -> None:
     names = ["shop.b", "shop.a", "shop.a.old", "my.shop.a", "shop.a"]
-    assert matching(r"shop\.a|shop\.b", names) == ["shop.a", "shop.b"]
-    assert matching("shop", names) == matching(".*", []) == []
+    assert matching_topics(r"shop\.a|shop\.b", names) == ["shop.a", "shop.b"]
+    assert matching_topics("shop", names) == matching_topics(".*", []) == []
 
 
 def test_a_pattern_never_backtracks() -> None:
-    assert matching("(.*a)*(.*b)*c" * 8, ["a" * 249] * 1000 + ["a" * n for n in range(200)]) == []
+    assert matching_topics("(.*a)*(.*b)*c" * 8, ["a" * 249] * 1000 + ["a" * n for n in range(200)]) == []
 
 
 def test_only_topics_that_the_pipeline_may_read_can_match() -> None:
@@ -49,16 +55,16 @@ def test_only_topics_that_the_pipeline_may_read_can_match() -> None:
         "other.a",
         "own.a",
     ]
-    limits = Limits(topic_prefixes=("own.",), readable_topics=("crm.*", "__*"))
+    limits = TopicLimits(topic_prefixes=("own.",), readable_topics=("crm.*", "__*"))
     connect = ["shop.tidemill-connect-1a-configs", "crm.tidemill-connect-1a-offsets"]
-    assert candidates([*names, *connect], namespace="shop", limits=limits) == ["shop.a", "crm.a", "own.a"]
-    assert candidates_elsewhere(names, ["shop.orders.results"]) == [
+    assert candidate_topics([*names, *connect], namespace="shop", limits=limits) == ["shop.a", "crm.a", "own.a"]
+    assert other_cluster_candidates(names, ["shop.orders.results"]) == [
         "shop.a", "shop.orders.events", "crm.a", "other.a", "own.a",
     ]  # fmt: skip
 
 
 def test_known_topics_take_precedence_over_new_topics_beyond_the_limit() -> None:
-    assert chosen(".*", ["a", "b", "z"], ["z", "gone"], most=9) == (["a", "b", "gone", "z"], [])
-    assert chosen(".*", ["a", "b", "z"], ["z", "gone"], most=3) == (["a", "b", "z"], [])
-    assert chosen(".*", ["a", "b", "z"], ["z", "gone"], most=2) == (["a", "z"], ["b"])
-    assert chosen("[ab]", ["a", "b", "z"], ["z"], most=2) == (["a", "b"], [])
+    assert choose_topics(".*", ["a", "b", "z"], ["z", "gone"], most=9) == (["a", "b", "gone", "z"], [])
+    assert choose_topics(".*", ["a", "b", "z"], ["z", "gone"], most=3) == (["a", "b", "z"], [])
+    assert choose_topics(".*", ["a", "b", "z"], ["z", "gone"], most=2) == (["a", "z"], ["b"])
+    assert choose_topics("[ab]", ["a", "b", "z"], ["z"], most=2) == (["a", "b"], [])

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_contract.resource.documents import DocumentError, load_documents
-from tidemill_contract.resource.rules import Limits
-from tidemill_contract.resource.validate import _remedy, check
+from tidemill_contract.resource.rules import TopicLimits
+from tidemill_contract.resource.validate import _remedy, check_document
 from tidemill_operator.cli import validate
 
 ROOT = Path(__file__).parents[3]
@@ -130,7 +130,7 @@ def test_validation_prints_a_line_for_each_error_of_a_broken_file(
 @pytest.mark.parametrize(("length", "faults"), [(1024, 0), (1025, 1)])
 def test_the_default_of_a_group_column_has_the_limit_of_values_in_events(length: int, faults: int) -> None:
     text = _patched({"{name: customer, type: string, required: true}": "{name: customer, type: string, default: '@'}"})
-    _, errors = check(load_documents(text.replace("@", "é" * (length // 2) + "x" * (length % 2)))[0])
+    _, errors = check_document(load_documents(text.replace("@", "é" * (length // 2) + "x" * (length % 2)))[0])
     assert [fault.message for fault in errors] == [
         f"has {length} bytes, and a group column can hold at most 1024"
     ] * faults
@@ -223,8 +223,8 @@ def test_a_text_that_is_no_document_is_refused(text: str, reason: str) -> None:
 
 def test_a_platform_may_allow_further_topic_prefixes() -> None:
     document = flights_with("spec.source.topic.name", "legacy.flights")
-    assert [fault.path for fault in check(document)[1]] == ["spec.source.topic.name"]
-    assert check(document, Limits(topic_prefixes=("legacy.",)))[1] == []
+    assert [fault.path for fault in check_document(document)[1]] == ["spec.source.topic.name"]
+    assert check_document(document, TopicLimits(topic_prefixes=("legacy.",)))[1] == []
 
 
 @pytest.mark.parametrize(
@@ -246,10 +246,10 @@ def test_a_platform_may_allow_further_topic_prefixes() -> None:
 def test_topics_of_other_owners_are_readable_if_the_platform_lists_them(
     topic: str, managed: bool, fault: str | None
 ) -> None:
-    limits = Limits(("legacy.",), ("crm.*", "clicks", "bank.loans.anomalies"))
+    limits = TopicLimits(("legacy.",), ("crm.*", "clicks", "bank.loans.anomalies"))
     document = flights_with("spec.source.topic.name", topic)
     document["spec"]["source"]["topic"]["managed"] = managed
-    faults = [str(found) for found in check(document, limits)[1]]
+    faults = [str(found) for found in check_document(document, limits)[1]]
     assert (faults == []) if fault is None else (len(faults) == 1 and fault in faults[0])
 
 
@@ -257,7 +257,7 @@ def test_the_list_of_readable_topics_does_not_apply_to_other_clusters() -> None:
     document = flights_with("spec.source.topic.name", "bank.loans.results")
     document["spec"]["source"] |= {"kafka": {"bootstrapServers": "other:9092"}}
     document["spec"]["source"]["topic"]["managed"] = False
-    assert check(document)[1] == []
+    assert check_document(document)[1] == []
 
 
 @pytest.mark.parametrize("kafka", [{}, {"bootstrapServers": ""}, {"bootstrapServers": "other:9092", "secretRef": "x"}])
@@ -265,13 +265,13 @@ def test_an_invalid_cluster_causes_no_error_of_the_topic(kafka: dict[str, Any]) 
     document = flights_with("spec.source.topic.name", "crm.orders")
     document["spec"]["source"] |= {"kafka": kafka}
     document["spec"]["source"]["topic"]["managed"] = False
-    assert [fault.path.startswith("spec.source.kafka") for fault in check(document)[1]] == [True]
+    assert [fault.path.startswith("spec.source.kafka") for fault in check_document(document)[1]] == [True]
 
 
 def test_null_members_count_as_absent() -> None:
     """Kubernetes removes null members."""
-    assert check(flights_with("spec.processor", None))[1] == []
-    assert [fault.path for fault in check(flights_with("spec.aggregations", None))[1]] == ["spec.aggregations"]
+    assert check_document(flights_with("spec.processor", None))[1] == []
+    assert [fault.path for fault in check_document(flights_with("spec.aggregations", None))[1]] == ["spec.aggregations"]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_null_members_count_as_absent() -> None:
     ],
 )
 def test_an_error_causes_no_further_errors(path: str, value: Any, expected: list[str], reason: str) -> None:
-    assert [fault.path for fault in check(flights_with(path, value))[1]] == expected, reason
+    assert [fault.path for fault in check_document(flights_with(path, value))[1]] == expected, reason
 
 
 SCALARS = st.one_of(
@@ -363,7 +363,7 @@ def test_checking_a_mutated_document_never_raises(changes: list[tuple[tuple[Any,
                 target.append(target[place[-1]])
         except (KeyError, IndexError, TypeError):
             continue
-    pipeline, faults = check(document)
+    pipeline, faults = check_document(document)
     assert (pipeline is None) == bool(faults)
     for fault in faults:
         line = str(fault)
@@ -373,6 +373,6 @@ def test_checking_a_mutated_document_never_raises(changes: list[tuple[tuple[Any,
 
 @given(VALUES)
 def test_checking_any_value_never_raises(value: Any) -> None:
-    pipeline, faults = check(value)
+    pipeline, faults = check_document(value)
     assert pipeline is None
     assert faults

@@ -67,7 +67,7 @@ def test_a_service_waits_for_the_health_of_another(tmp_path: Path) -> None:
     with running(file, tmp_path, {}) as stack:
         assert list(stack.children) == ["first", "second"]
         assert stack.seconds["first"] > 0.2
-        assert stack.troubles() == {}
+        assert stack.failures() == {}
     assert not any(ended.killed for ended in stack.ended.values())
     assert list(stack.ended) == ["second", "first"]
 
@@ -121,7 +121,7 @@ def test_a_health_check_runs_the_written_program_of_a_container(tmp_path: Path) 
         tmp_path,
         {},
     ) as stack:
-        assert stack.troubles() == {}
+        assert stack.failures() == {}
 
 
 def test_queries_include_panels_within_rows_and_replace_variables() -> None:

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from demo.compare import Page, compare
-from demo.expected import expected_windows, milliseconds, transformed
+from demo.expected import expected_windows, milliseconds, transform
 
 SPEC: dict[str, Any] = {
     "source": {
@@ -223,7 +223,7 @@ def test_hopping_windows_count_an_event_in_each_of_them() -> None:
 
 def test_a_division_by_zero_is_null_and_the_filter_drops_rows() -> None:
     """The last row of ROWS does not fulfil the filter."""
-    assert transformed(SPEC, ROWS)["r"].to_list() == [0.1, 0.2 / 3, None, None, None]
+    assert transform(SPEC, ROWS)["r"].to_list() == [0.1, 0.2 / 3, None, None, None]
 
 
 @pytest.mark.parametrize(("text", "expected"), [("250ms", 250), ("5s", 5_000), ("2d", 172_800_000)])

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from faults import __main__ as faults
 from faults import table, truth
-from faults.checker import Verdict
-from faults.play import Seen, holds
+from faults.checker import Outcome
+from faults.play import Observations, unmet_expectations
 from faults.proxy import Proxies, Proxy
 from faults.rows import ROWS
 
@@ -34,7 +34,7 @@ COUNTED: list[tuple[float, Any]] = [
 
 def test_a_stall_is_a_span_in_which_nothing_was_counted_or_the_number_is_unknown() -> None:
     assert truth.stalls(COUNTED, 0, 60) == [(10.0, 40.0)]
-    assert truth.moving(COUNTED, 0, 60) == [(0, 10.0), (40.0, 60)]
+    assert truth.progress_spans(COUNTED, 0, 60) == [(0, 10.0), (40.0, 60)]
 
 
 def test_a_stall_lasts_until_the_end_if_nothing_is_counted_again() -> None:
@@ -53,20 +53,22 @@ def test_a_stall_lasts_until_the_end_if_nothing_is_counted_again() -> None:
 def test_the_longest_time_of_healthy_reports_within_a_stall_is_measured(
     said: list[tuple[float, Any]], expected: float, reason: str
 ) -> None:
-    assert truth.longest(said, [(10.0, 40.0)], lambda what: what == "well") == expected, reason
+    assert truth.longest_time(said, [(10.0, 40.0)], lambda what: what == "well") == expected, reason
 
 
 def test_a_figure_that_does_not_change_is_old_and_a_missing_figure_is_not() -> None:
     said = [(float(at), min(at, 20)) for at in range(41)]
-    assert truth.unchanged(said, [(10.0, 40.0)], lambda what: what is not None) == 20.0
-    assert truth.unchanged([(at, None) for at, _ in said], [(10.0, 40.0)], lambda what: what is not None) == 0.0
+    assert truth.longest_unchanged(said, [(10.0, 40.0)], lambda what: what is not None) == 20.0
+    assert truth.longest_unchanged([(at, None) for at, _ in said], [(10.0, 40.0)], lambda what: what is not None) == 0.0
 
 
 def test_the_counter_of_a_new_process_begins_with_zero_and_only_increases_are_named() -> None:
     before = (0.0, {"a": 1, "b": 2})
-    assert truth.increased([before, (1.0, {"b": 2}), (2.0, None), (3.0, {"a": 0, "b": 2})]) == ()
-    assert truth.increased([before, (1.0, {"b": 2}), (2.0, {"a": 0, "b": 2}), (3.0, {"a": 1, "b": 2})]) == ("a",)
-    assert truth.increased([before, (1.0, {"a": 1, "b": 3})]) == ("b",)
+    assert truth.increased_counters([before, (1.0, {"b": 2}), (2.0, None), (3.0, {"a": 0, "b": 2})]) == ()
+    assert truth.increased_counters([before, (1.0, {"b": 2}), (2.0, {"a": 0, "b": 2}), (3.0, {"a": 1, "b": 2})]) == (
+        "a",
+    )
+    assert truth.increased_counters([before, (1.0, {"a": 1, "b": 3})]) == ("b",)
 
 
 def test_a_lag_of_zero_is_correct_while_all_acknowledged_events_are_counted() -> None:
@@ -77,8 +79,8 @@ def test_a_lag_of_zero_is_correct_while_all_acknowledged_events_are_counted() ->
 
 def test_the_time_of_the_first_matching_report_is_measured_from_the_begin() -> None:
     said = [(1.0, "a"), (2.0, "b"), (3.0, "b")]
-    assert truth.first(said, 0.5, 9, lambda what: what == "b") == 1.5
-    assert truth.first(said, 0.5, 9, lambda what: what == "c") is None
+    assert truth.first_report_after(said, 0.5, 9, lambda what: what == "b") == 1.5
+    assert truth.first_report_after(said, 0.5, 9, lambda what: what == "c") is None
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def test_a_proxy_of_a_port_without_a_server_closes_connections(echo: int) -> Non
         proxies.close()
 
 
-WELL = Seen(
+WELL = Observations(
     lasted=40.0,
     reported={"processor": 9.0, "api": 12.0},
     moved=1.0,
@@ -185,7 +187,7 @@ WELL = Seen(
     counted=0,
     said={"processor": "unhealthy (postgres)", "api": "unhealthy (postgres)", "ready": "False Unreachable"},
 )
-EXACT = Verdict(counted=100, dead=3, lost=0, doubled=0, wrong=0)
+EXACT = Outcome(counted=100, dead=3, lost=0, doubled=0, wrong=0)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ EXACT = Verdict(counted=100, dead=3, lost=0, doubled=0, wrong=0)
 def test_unmet_expectations_of_a_row_are_listed(
     name: str, seen: dict[str, Any], verdict: dict[str, Any], faults: list[str]
 ) -> None:
-    assert holds(ROWS[name], replace(WELL, **seen), replace(EXACT, **verdict)) == faults
+    assert unmet_expectations(ROWS[name], replace(WELL, **seen), replace(EXACT, **verdict)) == faults
 
 
 def test_a_run_adds_its_rows_to_earlier_rows(tmp_path: Path) -> None:
@@ -228,8 +230,8 @@ def test_a_run_adds_its_rows_to_earlier_rows(tmp_path: Path) -> None:
     for name, sent in (("redis-killed", 5), ("postgres-frozen", 7), ("redis-killed", 9)):
         seen = replace(WELL, said={**WELL.said, "ingest": "degraded (redis)"})
         line = table.Line(ROWS[name], seen, EXACT, sent, sent, sent - 1, 1, ())
-        table.keep(kept, line, about="here")
-    table.put(page, kept)
+        table.save_line(kept, line, about="here")
+    table.update_page(page, kept)
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
@@ -243,8 +245,8 @@ def test_a_page_keeps_rows_of_faults_that_were_not_played(tmp_path: Path) -> Non
     page.write_text("<!-- written by make faults: begin --><!-- end -->")
     for name, sent, about in (("rebalanced", 5, "here"), ("poisoned", 7, "there"), ("poisoned", 1_200, "there")):
         kept = tmp_path / f"{name}-{sent}.json"
-        table.keep(kept, table.Line(ROWS[name], WELL, EXACT, sent, sent, sent, 1, ()), about=about)
-        table.put(page, kept)
+        table.save_line(kept, table.Line(ROWS[name], WELL, EXACT, sent, sent, sent, 1, ()), about=about)
+        table.update_page(page, kept)
     text = page.read_text()
     assert "1,205 events were sent, 1,205 counted, 2 became dead letters. here; there.\n" in text
     assert [line.split("`")[1] for line in text.splitlines() if "`" in line] == ["rebalanced", "poisoned"]

@@ -17,9 +17,9 @@ from sim.oracle import fewest_hours
 from sim.policies import FLINK_TUNED, Flink, Keda, Tidemill, View
 from sim.report import to_json, write
 from sim.run import ALLOWED_LAG, POLL_SECONDS, Result, run
-from sim.shapes import Shape, recorded, shapes
-from sim.world import STEP_SECONDS, Setup, World
-from tidemill_operator.scaling import Figures, PartitionFigures
+from sim.shapes import Shape, recorded_shapes, shapes
+from sim.world import STEP_SECONDS, Setup, Simulation
+from tidemill_operator.scaling import PartitionFigures, ScalingFigures
 
 SHAPES = {shape.name: shape for shape in shapes()}
 EVEN = (1.0,) * 12
@@ -28,14 +28,16 @@ CATCH_UP_SECONDS = 300.0
 STABILIZATION_SECONDS = 600.0
 
 
-def steps(world: World, seconds: float, rate: float, *, database: float = AMPLE, stuck: Sequence[int] = ()) -> None:
+def steps(
+    world: Simulation, seconds: float, rate: float, *, database: float = AMPLE, stuck: Sequence[int] = ()
+) -> None:
     for _ in range(round(seconds / STEP_SECONDS)):
         world.step(rate, database=database, stuck=frozenset(stuck))
 
 
 def test_a_replica_processes_at_most_its_capacity() -> None:
     """Further events wait."""
-    world = World(Setup(capacity=1000.0), EVEN)
+    world = Simulation(Setup(capacity=1000.0), EVEN)
     steps(world, 10, 1500.0)
     assert world.lag == pytest.approx(5000.0)
     steps(world, 10, 500.0)
@@ -44,7 +46,7 @@ def test_a_replica_processes_at_most_its_capacity() -> None:
 
 def test_a_new_replica_helps_after_its_start_and_the_rebalance() -> None:
     """A replica costs from the decision on. When it joins, all replicas stop for a moment."""
-    world = World(Setup(capacity=1000.0, start_seconds=20.0, pause_seconds=5.0), EVEN)
+    world = Simulation(Setup(capacity=1000.0, start_seconds=20.0, pause_seconds=5.0), EVEN)
     world.scale(2)
     assert (world.replicas, world.joined, world.rebalances) == (2, 1, 0)
     assert world.figures().rolling_out
@@ -58,17 +60,17 @@ def test_a_new_replica_helps_after_its_start_and_the_rebalance() -> None:
 
 
 def test_the_database_limits_all_replicas_and_is_reported_as_saturated() -> None:
-    world = World(Setup(capacity=1000.0), EVEN, replicas=4)
+    world = Simulation(Setup(capacity=1000.0), EVEN, replicas=4)
     steps(world, 10, 3000.0, database=2000.0)
     assert world.lag == pytest.approx(10_000.0)
     assert world.figures().database_saturated
-    world.polled()
+    world.reset_averages()
     steps(world, 30, 1000.0, database=4000.0)
     assert not world.figures().database_saturated
 
 
 def test_only_the_stuck_partition_has_a_lag() -> None:
-    world = World(Setup(capacity=1000.0), EVEN)
+    world = Simulation(Setup(capacity=1000.0), EVEN)
     steps(world, 12.5, 120.0, stuck=(3,))
     assert {p: f.lag for p, f in world.figures().partitions.items() if f.lag} == {3: 125}
 
@@ -76,7 +78,7 @@ def test_only_the_stuck_partition_has_a_lag() -> None:
 def view(*lags: int, replicas: int = 1, now: float = 0.0, busy: float = 1.0, consumed: int = 0) -> View:
     share = consumed // max(1, len(lags))
     parts = {p: PartitionFigures(0, share + lag, share, share) for p, lag in enumerate(lags)}
-    return View(now, replicas, len(lags), Figures(parts, replicas), busy)
+    return View(now, replicas, len(lags), ScalingFigures(parts, replicas), busy)
 
 
 @pytest.mark.parametrize(
@@ -281,10 +283,10 @@ def test_recordings_become_shapes(tmp_path: Path) -> None:
         "timestamp,value\n2015-01-01 00:00:00,0\n2015-01-01 00:05:00,5\n2015-01-01 00:10:00,10\n"
     )
     (folder / "empty.csv").write_text("timestamp,value\n")
-    (shape,) = recorded(tmp_path, peak=100.0)
+    (shape,) = recorded_shapes(tmp_path, peak=100.0)
     assert (shape.name, shape.seconds) == ("NAB a", 600.0)
     assert [shape.rate(t) for t in (0.0, 150.0, 300.0, 600.0)] == [0.0, 25.0, 50.0, 100.0]
-    (later,) = recorded(tmp_path, peak=100.0, skip=5 / 60)
+    (later,) = recorded_shapes(tmp_path, peak=100.0, skip=5 / 60)
     assert [later.rate(t) for t in (0.0, 300.0)] == [50.0, 100.0]
 
 

@@ -22,7 +22,7 @@ from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.app import Ingest
 from tidemill_ingest.kafka.outcomes import Delivery
 from tidemill_ingest.openapi import EVENTS_PATH, WEBHOOK_PATH
-from tidemill_ingest.quota import BYTES_VARIABLE, IN_FLIGHT_VARIABLE, VARIABLE, Limits, Quota
+from tidemill_ingest.quota import BYTES_VARIABLE, EVENTS_VARIABLE, IN_FLIGHT_VARIABLE, Limits, Quota
 from tidemill_ingest.records import Records
 from tidemill_ingest.results import Outcome, answer, refusal
 
@@ -65,7 +65,7 @@ def test_the_status_code_depends_on_the_outcome_of_each_event(
     counts: tuple[int, int, int],
     final: bool,
 ) -> None:
-    response = answer(outcome(3, invalid=invalid, failed=failed), wait=wait, everything=False)
+    response = answer(outcome(3, invalid=invalid, failed=failed), wait=wait, all_rows=False)
     body = json.loads(response.body)
     assert (response.status, response.final) == (status, final)
     assert (body["accepted"], body["quarantined"], body["retry"]) == counts
@@ -74,11 +74,11 @@ def test_the_status_code_depends_on_the_outcome_of_each_event(
     assert response.media_type == ("application/problem+json" if status >= 400 else "application/json")
 
 
-def test_each_row_of_the_results_has_status_place_and_reason() -> None:
+def test_each_row_of_the_results_has_status_offset_and_reason() -> None:
     """Members that do not apply are absent."""
     records = Records([b"x"] * 3, None, {}, {1: BAD})
     result = Outcome(records, Delivery({2: TIMED_OUT}, {0: (1, 5), 1: (0, 9)}), ["a", None, "c"])
-    assert json.loads(answer(result, wait=True, everything=True).body)["results"] == [
+    assert json.loads(answer(result, wait=True, all_rows=True).body)["results"] == [
         {"index": 0, "id": "a", "status": "accepted", "partition": 1, "offset": 5},
         {"index": 1, "status": "quarantined", "code": "mistyped", "field": "amount", "partition": 0, "offset": 9},
         {"index": 2, "id": "c", "status": "retry", "code": "kafka_msg_timed_out"},
@@ -138,7 +138,7 @@ def test_a_refusal_names_the_limit_that_was_reached() -> None:
     assert quota.take("p", 1, 1)["ratelimit"] == '"events";r=99;t=1, "bytes";r=999;t=1'
 
 
-@pytest.mark.parametrize("variable", [VARIABLE, BYTES_VARIABLE, IN_FLIGHT_VARIABLE])
+@pytest.mark.parametrize("variable", [EVENTS_VARIABLE, BYTES_VARIABLE, IN_FLIGHT_VARIABLE])
 @pytest.mark.parametrize("text", ["-1", "many", "nan", "inf"])
 def test_an_invalid_quota_in_the_environment_is_an_error(variable: str, text: str) -> None:
     with pytest.raises(ValueError, match=f"{variable}: '{text}' is not a number of"):
@@ -146,18 +146,18 @@ def test_an_invalid_quota_in_the_environment_is_an_error(variable: str, text: st
 
 
 def test_limits_have_defaults_and_can_be_switched_off() -> None:
-    assert Limits.from_env({}) == Limits() == Limits.from_env({VARIABLE: ""})
-    off = Limits.from_env({VARIABLE: "0", BYTES_VARIABLE: "0", IN_FLIGHT_VARIABLE: "0"})
+    assert Limits.from_env({}) == Limits() == Limits.from_env({EVENTS_VARIABLE: ""})
+    off = Limits.from_env({EVENTS_VARIABLE: "0", BYTES_VARIABLE: "0", IN_FLIGHT_VARIABLE: "0"})
     assert off == Limits(0, 0, 0)
     assert Quota(off).take("p", 10**9, 10**12) == {}
 
 
 def test_the_process_exits_with_the_variables_name_if_the_environment_is_invalid() -> None:
-    env = {**os.environ, VARIABLE: "many"}
+    env = {**os.environ, EVENTS_VARIABLE: "many"}
     process = subprocess.run(
         [sys.executable, "-m", "tidemill_ingest"], env=env, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (process.returncode, "Traceback" in process.stderr, VARIABLE in process.stderr) == (2, False, True)
+    assert (process.returncode, "Traceback" in process.stderr, EVENTS_VARIABLE in process.stderr) == (2, False, True)
 
 
 def service(folder: Path) -> Ingest:
@@ -198,7 +198,7 @@ def test_an_unexpected_exception_is_a_problem_without_its_text(tmp_path: Path, m
         raise RuntimeError("secret")
 
     broken = service(tmp_path)
-    monkeypatch.setattr(broken.pipelines, "open", fail)
+    monkeypatch.setattr(broken.pipelines, "authorize", fail)
     response = request(broken.app(), "POST", "/v1/pipelines/p/events")
     assert (response.status_code, response.json()["code"], "secret" in response.text) == (500, "internal_error", False)
 
@@ -240,5 +240,5 @@ def test_openapi_describes_the_parameters_and_answers_of_every_route(tmp_path: P
         response = request(app, "GET", path)
         content = document["paths"][path]["get"]["responses"][str(response.status_code)]["content"]
         jsonschema.validate(response.json(), {**content["application/json"]["schema"], **schemas})
-    rows = json.loads(answer(outcome(3, invalid=(1,), failed=(2,)), wait=True, everything=True).body)
+    rows = json.loads(answer(outcome(3, invalid=(1,), failed=(2,)), wait=True, all_rows=True).body)
     jsonschema.validate(rows, {"$ref": "#/components/schemas/EventResults", **schemas})

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 
 from tidemill_chassis.web.problems import Problem
-from tidemill_ingest.body import MAX_BODY_BYTES, MAX_EVENTS, Events, decompress, split
-from tidemill_ingest.body_reader import Memory, read_body
+from tidemill_ingest.body import MAX_BODY_BYTES, MAX_EVENTS, Events, decompress, split_events
+from tidemill_ingest.body_reader import MemoryBudget, read_body
 
 MIB = 1024 * 1024
 CHUNK = bytes(MIB)
@@ -65,7 +65,7 @@ def encoded(**members: Any) -> bytes:
 def test_a_body_is_split_into_events_whose_bytes_are_unchanged(
     headers: dict[str, str], body: bytes, events: Events
 ) -> None:
-    assert split(body, headers) == events
+    assert split_events(body, headers) == events
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_a_body_is_split_into_events_whose_bytes_are_unchanged(
 )
 def test_a_body_that_cannot_be_split_is_refused(headers: dict[str, str], body: bytes, status: int, code: str) -> None:
     with pytest.raises(Problem) as refused:
-        split(body, headers)
+        split_events(body, headers)
     assert (refused.value.status, refused.value.code) == (status, code)
 
 
 def test_a_body_may_have_the_maximum_number_of_events() -> None:
-    assert len(split(b"{}\n" * MAX_EVENTS, NDJSON).values) == MAX_EVENTS
-    assert len(split(b"[" + b",".join([b"{}"] * MAX_EVENTS) + b"]", JSON).values) == MAX_EVENTS
+    assert len(split_events(b"{}\n" * MAX_EVENTS, NDJSON).values) == MAX_EVENTS
+    assert len(split_events(b"[" + b",".join([b"{}"] * MAX_EVENTS) + b"]", JSON).values) == MAX_EVENTS
 
 
 json_values = st.recursive(
@@ -119,8 +119,8 @@ json_values = st.recursive(
 @given(st.lists(json_values, min_size=1, max_size=8))
 def test_an_array_and_lines_of_the_same_values_give_the_same_events(values: list[Any]) -> None:
     lines = [msgspec.json.encode(value) for value in values]
-    assert split(b"[" + b",".join(lines) + b"]", JSON).values == lines
-    assert split(b"\n".join(lines), NDJSON).values == lines
+    assert split_events(b"[" + b",".join(lines) + b"]", JSON).values == lines
+    assert split_events(b"\n".join(lines), NDJSON).values == lines
 
 
 COMPRESS = {"gzip": gzip.compress, "x-gzip": gzip.compress, "zstd": zstandard.compress, "": bytes, "identity": bytes}
@@ -195,7 +195,7 @@ def test_an_unknown_encoding_is_refused() -> None:
 
 
 def read(
-    chunks: list[bytes], headers: dict[str, str], memory: Memory, *, disconnects: bool = False
+    chunks: list[bytes], headers: dict[str, str], memory: MemoryBudget, *, disconnects: bool = False
 ) -> tuple[bytes, int]:
     """Return the body that is read from a request, and the number of chunks that were received."""
     received = 0
@@ -210,8 +210,8 @@ def read(
     async def scenario() -> bytes:
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         request = Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, receive)
-        with memory.hold() as held:
-            return await read_body(request, held)
+        with memory.reservation() as reservation:
+            return await read_body(request, reservation)
 
     try:
         return asyncio.run(scenario()), received
@@ -221,9 +221,9 @@ def read(
 
 
 def test_the_chunks_of_a_body_are_joined() -> None:
-    assert read([b"ab", b"", b"cd"], {}, Memory()) == (b"abcd", 3)
+    assert read([b"ab", b"", b"cd"], {}, MemoryBudget()) == (b"abcd", 3)
     packed = gzip.compress(random.Random(1).randbytes(200_000))
-    assert read([packed[:99], packed[99:]], {"content-encoding": "gzip"}, Memory())[0] == gzip.decompress(packed)
+    assert read([packed[:99], packed[99:]], {"content-encoding": "gzip"}, MemoryBudget())[0] == gzip.decompress(packed)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_the_chunks_of_a_body_are_joined() -> None:
     ],
 )
 def test_a_body_that_is_too_large_is_refused(chunks: list[bytes], headers: dict[str, str], received: int) -> None:
-    memory = Memory(11 * MIB)
+    memory = MemoryBudget(11 * MIB)
     with pytest.raises(Problem) as refused:
         read(chunks, headers, memory)
     assert (refused.value.status, refused.value.headers["connection"]) == (413, "close")
@@ -249,9 +249,9 @@ def test_a_body_that_is_too_large_is_refused(chunks: list[bytes], headers: dict[
 
 
 def test_the_memory_of_all_bodies_is_bounded() -> None:
-    memory = Memory(3 * MIB)
-    with memory.hold() as held:
-        held.add(2 * MIB)
+    memory = MemoryBudget(3 * MIB)
+    with memory.reservation() as reservation:
+        reservation.add(2 * MIB)
         with pytest.raises(Problem) as refused:
             read([CHUNK, CHUNK], {}, memory)
         assert (refused.value.status, "retry-after" in refused.value.headers) == (503, True)
@@ -259,7 +259,7 @@ def test_the_memory_of_all_bodies_is_bounded() -> None:
 
 
 def test_memory_is_released_if_the_client_disconnects_within_a_body() -> None:
-    memory = Memory(3 * MIB)
+    memory = MemoryBudget(3 * MIB)
     for _ in range(5):
         with pytest.raises(ClientDisconnect):
             read([CHUNK, CHUNK, b""], {}, memory, disconnects=True)
@@ -283,6 +283,6 @@ def test_cloud_events_keep_their_attributes_if_the_pipeline_reads_envelopes(
     headers: dict[str, str], body: bytes, events: list[dict[str, Any]]
 ) -> None:
     """Events of every mode are written in structured mode."""
-    result = split(body, headers, whole=True)
+    result = split_events(body, headers, keep_attributes=True)
     assert [json.loads(value) for value in result.values] == events
-    assert result.ids == split(body, headers).ids
+    assert result.ids == split_events(body, headers).ids

@@ -17,7 +17,7 @@ from tidemill_contract.resource.source import TopicSpec
 from tidemill_contract.resource.spec import AuthSpec, PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
 from tidemill_ingest.pipelines import Pipelines
-from tidemill_ingest.records import Judge
+from tidemill_ingest.records import RecordBuilder
 
 NOW = 1_700_000_000_000
 FIELDS: list[dict[str, Any]] = [
@@ -37,19 +37,19 @@ def config(fields: list[dict[str, Any]], key: str | None = None) -> PipelineConf
     return PipelineConfig(namespace="n", name="p", generation=1, spec=spec, aggregations=(AggregationRef(name="a"),))
 
 
-JUDGE = Judge(config(FIELDS, "shop"))
+BUILDER = RecordBuilder(config(FIELDS, "shop"))
 
 
 def test_only_headers_that_fields_are_read_from_are_written_to_records() -> None:
     sent = Headers({"x-region": "Ã¶st", "tries": "2", "authorization": "Bearer x", "accept": "*/*"})
-    assert JUDGE.passed_on(sent) == [("X-Region", "öst".encode()), ("tries", b"2")]
-    assert JUDGE.passed_on(Headers({})) == []
-    assert Judge(config(FIELDS[:1])).passed_on(sent) == []
+    assert BUILDER.copied_headers(sent) == [("X-Region", "öst".encode()), ("tries", b"2")]
+    assert BUILDER.copied_headers(Headers({})) == []
+    assert RecordBuilder(config(FIELDS[:1])).copied_headers(sent) == []
 
 
 def test_each_record_has_the_headers_and_an_invalid_record_also_its_reason() -> None:
     headers = [("X-Region", b"eu")]
-    records = JUDGE.judge([b'{"shop": "a"}', b"{", b'{"shop": null}'], NOW, headers)
+    records = BUILDER.build([b'{"shop": "a"}', b"{", b'{"shop": null}'], NOW, headers)
     assert list(records.invalid) == [1]
     assert records.headers == {0: headers, 1: [*headers, *quarantine.headers(records.invalid[1])], 2: headers}
     assert records.keys == [b"a", None, None]
@@ -57,17 +57,17 @@ def test_each_record_has_the_headers_and_an_invalid_record_also_its_reason() -> 
 
 def test_a_missing_or_mistyped_header_makes_events_invalid() -> None:
     for headers, field in ((None, "region"), ([("X-Region", b"eu"), ("tries", b"two")], "tries")):
-        records = JUDGE.judge([b'{"shop": "a"}'], NOW, headers)
+        records = BUILDER.build([b'{"shop": "a"}'], NOW, headers)
         assert records.invalid[0].field == field
         assert records.keys == [b"a"]
 
 
 def test_records_have_no_headers_if_no_field_is_read_from_headers() -> None:
-    records = Judge(config(FIELDS[:1])).judge([b'{"shop": "a"}'], NOW, [])
+    records = RecordBuilder(config(FIELDS[:1])).build([b'{"shop": "a"}'], NOW, [])
     assert records.headers == {}
 
 
-class _Written:
+class _Record:
     """A record as the processor reads it."""
 
     def __init__(self, key: bytes | None, headers: quarantine.Headers) -> None:
@@ -96,8 +96,8 @@ def test_ingest_and_the_processor_refuse_the_same_events_for_the_same_reasons() 
     decoder = RecordDecoder(config(FIELDS, "shop").spec)
     for headers in ([], [("X-Region", b"eu")], [("X-Region", b"eu"), ("tries", b"x")], [("X-Region", b"\xff")]):
         raw = b'{"shop": "a"}'
-        records = JUDGE.judge([raw], NOW, headers)
-        written = _Written(records.key(0), records.headers.get(0, []))
+        records = BUILDER.build([raw], NOW, headers)
+        written = _Record(records.key(0), records.headers.get(0, []))
         refused_by_processor = decoder.refusal(raw, NOW, written)
         refused_by_ingest = records.invalid.get(0)
         assert (refused_by_processor and refused_by_processor.detail) == (
@@ -109,11 +109,11 @@ def test_an_event_in_an_envelope_has_the_key_of_its_content() -> None:
     """A delete that the pipeline ignores is written without a key, as only the processor ignores events."""
     plain = config([{"name": "shop", "type": "string"}], "shop")
     source = plain.spec.source.model_copy(update={"format": FormatSpec(envelope="debezium", deletes="ignore")})
-    judge = Judge(plain.model_copy(update={"spec": plain.spec.model_copy(update={"source": source})}))
+    builder = RecordBuilder(plain.model_copy(update={"spec": plain.spec.model_copy(update={"source": source})}))
     raws = [b'{"op": "c", "after": {"shop": "a"}}', b'{"op": "d", "before": {"shop": "a"}}', b'{"shop": "a"}']
-    records = judge.judge(raws, NOW)
+    records = builder.build(raws, NOW)
     assert records.keys == [b"a", None, None]
-    assert {index: str(verdict.reason) for index, verdict in records.invalid.items()} == {2: "not_an_envelope"}
+    assert {index: str(invalid.reason) for index, invalid in records.invalid.items()} == {2: "not_an_envelope"}
     assert records.values[:2] == raws[:2]
 
 
@@ -140,7 +140,7 @@ def test_ingest_refuses_topics_of_other_clusters_and_of_other_owners(tmp_path: P
         ),
     ):
         with pytest.raises(Problem) as caught:
-            pipelines.open(name, None)
+            pipelines.authorize(name, None)
         assert (caught.value.status, caught.value.code) == (404, code)
         assert caught.value.detail.startswith(detail)
 
@@ -155,8 +155,8 @@ def test_a_pipeline_whose_format_is_not_json_is_refused(written: Any, tmp_path: 
         (tmp_path / f"{name}.json").write_text(plain.model_copy(update={"name": name, "spec": spec}).to_json())
     pipelines = Pipelines(WorkloadSettings(config_dir=tmp_path, namespace="n"))
     assert pipelines.names() == ["plain"]
-    assert pipelines.open("plain", None).name == "plain"
+    assert pipelines.authorize("plain", None).name == "plain"
     with pytest.raises(Problem) as caught:
-        pipelines.open("other", None)
+        pipelines.authorize("other", None)
     assert (caught.value.status, caught.value.code) == (404, "ingest_writes_json")
     assert caught.value.detail.startswith(f"other reads {written}, but ingest writes only JSON; write")

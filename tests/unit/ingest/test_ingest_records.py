@@ -9,7 +9,7 @@ import pytest
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_ingest.records import KEPT_BYTES, Judge, Records
+from tidemill_ingest.records import TRUNCATED_BYTES, RecordBuilder, Records
 
 
 def config(key: str | None, **source: Any) -> PipelineConfig:
@@ -48,7 +48,7 @@ def config(key: str | None, **source: Any) -> PipelineConfig:
 def test_the_key_of_a_record_is_the_text_of_a_field(key: str | None, value: bytes, expected: bytes | None) -> None:
     """Equal values have equal keys, independent of their notation."""
     raw = b'{"%s": %s}' % ((key or "string").encode(), value)
-    records = Judge(config(key)).judge([raw], 2_000_000)
+    records = RecordBuilder(config(key)).build([raw], 2_000_000)
     assert (records.values, records.key(0), records.headers, records.invalid) == ([raw], expected, {}, {})
 
 
@@ -57,10 +57,10 @@ def test_invalid_events_are_marked_with_their_reason() -> None:
     large = b'{"string": "' + b"x" * 1024 * 1024 + b'"}'
     name = b"\\u0000" * 300
     values = [b"\0x", b'{"integer": "1"}', large, b'{"%s": 1}' % name, b'{"integer": 1}']
-    records = Judge(config("integer", strict=True)).judge(values, 0)
+    records = RecordBuilder(config("integer", strict=True)).build(values, 0)
     assert list(records.invalid) == [0, 1, 2, 3]
     assert records.values[0] == QUARANTINE_PREFIX + b"\0x"
-    assert records.values[2] == QUARANTINE_PREFIX + large[:KEPT_BYTES]
+    assert records.values[2] == QUARANTINE_PREFIX + large[:TRUNCATED_BYTES]
     assert records.values[4] == values[4]
     assert [records.key(i) for i in range(5)] == [None, None, None, None, b"1"]
     assert [pair for pair in records.headers[0] if pair[0] != "detail"] == [("reason", b"not_json")]
@@ -75,8 +75,8 @@ def test_invalid_events_are_marked_with_their_reason() -> None:
 
 def test_a_record_is_cut_and_marked_as_too_large() -> None:
     """A record that has the mark is not marked again."""
-    verdict = InvalidEvent(Reason.TOO_LARGE)
+    invalid_event = InvalidEvent(Reason.TOO_LARGE)
     for value in (b"x" * 100_000, QUARANTINE_PREFIX + b"x" * 100_000):
-        cut = Records([b"", value], [None, b"k"], {}, {}).shrunk(1, verdict)
-        assert cut.values == [QUARANTINE_PREFIX + b"x" * KEPT_BYTES]
-        assert (cut.headers, cut.invalid, cut.key(0)) == ({0: [("reason", b"too_large")]}, {0: verdict}, None)
+        cut = Records([b"", value], [None, b"k"], {}, {}).truncated(1, invalid_event)
+        assert cut.values == [QUARANTINE_PREFIX + b"x" * TRUNCATED_BYTES]
+        assert (cut.headers, cut.invalid, cut.key(0)) == ({0: [("reason", b"too_large")]}, {0: invalid_event}, None)

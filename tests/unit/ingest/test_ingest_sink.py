@@ -1,4 +1,4 @@
-"""Tests of the Kafka sink: delivery reports, the breaker, refused requests, and the watch. No broker is running."""
+"""Tests of the Kafka sink: delivery reports, the breaker, refused requests, and the monitor. No broker is running."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ from tidemill_chassis.resilience.config import ResilienceConfig
 from tidemill_chassis.resilience.guard import Deadline, Guard
 from tidemill_chassis.web.problems import Problem
 from tidemill_contract.runtime import WorkloadSettings
-from tidemill_ingest.kafka.delivery import begin, finish
-from tidemill_ingest.kafka.outcomes import Delivery, Pending
+from tidemill_ingest.kafka.delivery import queue_records, wait_for_delivery
+from tidemill_ingest.kafka.monitor import (
+    DOWN_AFTER_FAILURES,
+    PAUSE_SECONDS,
+    REPLACE_SECONDS,
+    STUCK_SECONDS,
+    KafkaMonitor,
+)
+from tidemill_ingest.kafka.outcomes import Delivery, PendingDelivery
 from tidemill_ingest.kafka.producers import QUEUE_MESSAGES
 from tidemill_ingest.kafka.queue import QueueFullError, TopicFullError
-from tidemill_ingest.kafka.sink import LATELY_SECONDS, KafkaDownError, Sink
-from tidemill_ingest.kafka.watch import FAILURES, PAUSE_SECONDS, REPLACE_SECONDS, STUCK_SECONDS, Watch
+from tidemill_ingest.kafka.sink import IDLE_AFTER_SECONDS, KafkaDownError, Sink
 from tidemill_ingest.records import Records
 from waiting import eventually_async
 
@@ -75,7 +81,7 @@ def test_delivery_reports_in_any_order_fail_the_records_that_they_name(
     async def scenario() -> None:
         ends: list[Delivery] = []
         values = [value for value, _ in outcomes]
-        pending = Pending(records(*values), ends.append)
+        pending = PendingDelivery(records(*values), ends.append)
         shuffled = list(outcomes)
         rnd.shuffle(shuffled)
         for value, ok in shuffled:
@@ -89,17 +95,17 @@ def test_delivery_reports_in_any_order_fail_the_records_that_they_name(
     run(scenario())
 
 
-def test_a_delivery_includes_unqueued_records_and_the_places_of_written_records() -> None:
+def test_a_delivery_includes_unqueued_records_and_the_offsets_of_written_records() -> None:
     """The future is done only when the outcome of every record is known."""
 
     async def scenario() -> None:
-        pending = Pending(records(b"same", b"same", b"same"), lambda _: None)
-        pending.unsent(2, KafkaError(KafkaError._QUEUE_FULL))
-        pending.reporter(0)(None, Message(b"same", 3, 7))
+        pending = PendingDelivery(records(b"same", b"same", b"same"), lambda _: None)
+        pending.record_unsent(2, KafkaError(KafkaError._QUEUE_FULL))
+        pending.report_callback(0)(None, Message(b"same", 3, 7))
         assert not pending.future.done()
-        pending.reporter(1)(TIMED_OUT, Message(b"same"))
+        pending.report_callback(1)(TIMED_OUT, Message(b"same"))
         delivery = await pending.future
-        assert delivery.places == {0: (3, 7)}
+        assert delivery.offsets == {0: (3, 7)}
         assert {index: error.name() for index, error in delivery.failed.items()} == {
             1: "_MSG_TIMED_OUT",
             2: "_QUEUE_FULL",
@@ -112,7 +118,7 @@ def test_reports_after_a_cancelled_request_complete_its_delivery() -> None:
 
     async def scenario() -> None:
         ends: list[Delivery] = []
-        pending = Pending(records(b"a"), ends.append)
+        pending = PendingDelivery(records(b"a"), ends.append)
         pending.future.cancel()
         pending.report(TIMED_OUT, Message(b"a"))
         assert list(ends[0].failed) == [0]
@@ -127,16 +133,18 @@ def test_requests_that_time_out_open_the_breaker_which_refuses_later_requests() 
         guard = producer_guard(clock=lambda: 0.0)
         sink = Sink(NOWHERE, guard, request_seconds=30)
         sink.start()
-        sent = [sink.submit("t", records(b"1", b"2"), places=False) for _ in range(5)]
-        for pending in sent:
-            delivery = await finish(sink, "t", records(b"1", b"2"), pending, places=False, deadline=Deadline.after(20))
+        deliveries = [sink.submit("t", records(b"1", b"2"), with_offsets=False) for _ in range(5)]
+        for pending in deliveries:
+            delivery = await wait_for_delivery(
+                sink, "t", records(b"1", b"2"), pending, with_offsets=False, deadline=Deadline.after(20)
+            )
             assert {error.name() for error in delivery.failed.values()} == {"_MSG_TIMED_OUT"}
             assert sorted(delivery.failed) == [0, 1]
         assert guard.state == "open"
         with pytest.raises(BreakerOpen):
-            sink.submit("t", records(b"3"), places=False)
+            sink.submit("t", records(b"3"), with_offsets=False)
         with pytest.raises(Problem) as refused:
-            begin(sink, "t", records(b"3"), places=False)
+            queue_records(sink, "t", records(b"3"), with_offsets=False)
         assert (refused.value.status, refused.value.extra["retry"]) == (503, 1)
         assert guard.retry_after_seconds == 2, "the clock stands still, therefore the whole first pause is left"
         assert 2 <= int(refused.value.headers["retry-after"]) <= math.ceil(2 * 1.2 + 2)
@@ -151,10 +159,10 @@ def test_requests_are_refused_at_once_and_count_as_failures_while_kafka_is_down(
     async def scenario() -> None:
         guard = producer_guard()
         sink = Sink(NOWHERE, guard, request_seconds=30)
-        sink.down = "no answer"
+        sink.down_reason = "no answer"
         for _ in range(5):
             with pytest.raises(KafkaDownError):
-                sink.submit("t", records(b"1"), places=False)
+                sink.submit("t", records(b"1"), with_offsets=False)
         assert (guard.state, sink.queued) == ("open", 0)
 
     run(scenario())
@@ -166,12 +174,12 @@ def test_a_full_queue_refuses_requests_without_opening_the_breaker() -> None:
     async def scenario() -> None:
         guard = producer_guard(failures=1)
         sink = Sink(NOWHERE, guard, request_seconds=30)
-        sink.submit("t", records(*[b"x"] * (QUEUE_MESSAGES - 1)), places=False)
+        sink.submit("t", records(*[b"x"] * (QUEUE_MESSAGES - 1)), with_offsets=False)
         assert sink.busy
         with pytest.raises(QueueFullError):
-            sink.submit("u", records(b"1", b"2"), places=False)
+            sink.submit("u", records(b"1", b"2"), with_offsets=False)
         assert (guard.state, sink.queued) == ("closed", QUEUE_MESSAGES - 1)
-        sink.submit("u", records(b"1"), places=False)
+        sink.submit("u", records(b"1"), with_offsets=False)
 
     run(scenario())
 
@@ -183,11 +191,11 @@ def test_a_topic_cannot_use_more_than_its_share_of_the_queue() -> None:
         guard = producer_guard(failures=1)
         sink = Sink(NOWHERE, guard, request_seconds=30, in_flight_bytes=100)
         sink.start()
-        first = sink.submit("t", records(b"x" * 200), places=False)
+        first = sink.submit("t", records(b"x" * 200), with_offsets=False)
         with pytest.raises(TopicFullError):
-            sink.submit("t", records(b"1"), places=False)
+            sink.submit("t", records(b"1"), with_offsets=False)
         with pytest.raises(Problem) as refused:
-            begin(sink, "t", records(b"1"), places=False)
+            queue_records(sink, "t", records(b"1"), with_offsets=False)
         assert (refused.value.status, refused.value.code, refused.value.extra["retry"]) == (
             429,
             "in_flight_exceeded",
@@ -195,23 +203,23 @@ def test_a_topic_cannot_use_more_than_its_share_of_the_queue() -> None:
         )
         assert "retry-after" in refused.value.headers
         assert guard.state == "closed"
-        sink.submit("u", records(b"x"), places=False)
+        sink.submit("u", records(b"x"), with_offsets=False)
         await first.future
         sink._guard = producer_guard()
-        sink.submit("t", records(b"x"), places=False)
-        sink.submit("t", records(b"x"), places=False)
+        sink.submit("t", records(b"x"), with_offsets=False)
+        sink.submit("t", records(b"x"), with_offsets=False)
 
     run(scenario())
 
 
-def test_the_publish_timeout_of_sure_records_is_a_failure_but_does_not_drop_them() -> None:
+def test_the_publish_timeout_of_persistent_records_is_a_failure_but_does_not_drop_them() -> None:
     """If the sink closes, records that were never sent are certain not to be written."""
 
     async def scenario() -> None:
         guard = producer_guard(failures=1)
         sink = Sink(NOWHERE, guard, request_seconds=30)
         sink.start()
-        pending = sink.submit("t", records(b"1", b"2"), places=False, sure=True)
+        pending = sink.submit("t", records(b"1", b"2"), with_offsets=False, keep_retrying=True)
         await eventually_async(lambda: guard.state == "open", what="the breaker opens", seconds=10)
         assert not pending.future.done()
         assert await sink.close(0) == 2
@@ -238,9 +246,9 @@ def test_the_publish_timeout_of_sure_records_is_a_failure_but_does_not_drop_them
 )
 def test_a_delivery_is_unsure_unless_its_error_means_that_the_record_was_not_written(code: int, unsure: bool) -> None:
     async def scenario() -> None:
-        for report in ("report", "reporter"):
-            pending = Pending(records(b"a"), lambda _: None)
-            callback = pending.report if report == "report" else pending.reporter(0)
+        for report in ("report", "report_callback"):
+            pending = PendingDelivery(records(b"a"), lambda _: None)
+            callback = pending.report if report == "report" else pending.report_callback(0)
             callback(KafkaError(code), Message(b"a"))
             assert (await pending.future).unsure is unsure
 
@@ -252,10 +260,10 @@ def test_a_request_stops_waiting_at_its_deadline_before_its_records_time_out() -
     async def scenario() -> None:
         sink = Sink(NOWHERE, producer_guard(), request_seconds=30)
         sink.start()
-        pending = sink.submit("t", records(b"1"), places=False)
+        pending = sink.submit("t", records(b"1"), with_offsets=False)
         began = time.monotonic()
         with pytest.raises(TimeoutError):
-            await finish(sink, "t", records(b"1"), pending, places=False, deadline=Deadline.after(0.1))
+            await wait_for_delivery(sink, "t", records(b"1"), pending, with_offsets=False, deadline=Deadline.after(0.1))
         assert time.monotonic() - began < 1
         await pending.future
 
@@ -267,15 +275,19 @@ def test_kafka_is_down_after_two_failed_probes_and_up_after_an_answer() -> None:
     async def scenario() -> None:
         guard = producer_guard()
         sink = Sink(NOWHERE, guard, request_seconds=30)
-        watch = Watch(sink, guard)
-        assert (watch.up, watch.dependency().detail) == (False, "not asked yet")
-        for _ in range(FAILURES - 1):
-            watch._failed("connection refused")
-        assert not sink.down
-        watch._failed("connection refused")
-        assert (sink.down, watch.dependency().up, watch.dependency().required) == ("connection refused", False, True)
-        watch._answered()
-        assert (sink.down, watch.up, watch.dependency().up) == ("", True, True)
+        monitor = KafkaMonitor(sink, guard)
+        assert (monitor.up, monitor.dependency().detail) == (False, "not asked yet")
+        for _ in range(DOWN_AFTER_FAILURES - 1):
+            monitor._record_failure("connection refused")
+        assert not sink.down_reason
+        monitor._record_failure("connection refused")
+        assert (sink.down_reason, monitor.dependency().up, monitor.dependency().required) == (
+            "connection refused",
+            False,
+            True,
+        )
+        monitor._record_success()
+        assert (sink.down_reason, monitor.up, monitor.dependency().up) == ("", True, True)
 
     run(scenario())
 
@@ -287,18 +299,18 @@ def test_health_shows_records_that_wait_long_although_kafka_answers_probes() -> 
         guard = producer_guard()
         sink = Sink(NOWHERE, guard, request_seconds=30)
         sink.start()
-        watch = Watch(sink, guard)
-        watch._answered()
-        pending = sink.submit("t", records(b"1"), places=False)
-        assert watch.dependency().up
-        sink._began[0] -= STUCK_SECONDS
-        dependency = watch.dependency()
-        assert (dependency.up, dependency.required, watch.up) == (False, True, True)
+        monitor = KafkaMonitor(sink, guard)
+        monitor._record_success()
+        pending = sink.submit("t", records(b"1"), with_offsets=False)
+        assert monitor.dependency().up
+        sink._start_times[0] -= STUCK_SECONDS
+        dependency = monitor.dependency()
+        assert (dependency.up, dependency.required, monitor.up) == (False, True, True)
         assert dependency.detail == "records have waited for 10 s to be acknowledged"
         sink.acknowledged_at = time.monotonic()
-        assert (watch.dependency().up, watch.dependency().required) == (False, False)
+        assert (monitor.dependency().up, monitor.dependency().required) == (False, False)
         await pending.future
-        assert (sink.waited, watch.dependency().up) == (0.0, True)
+        assert (sink.oldest_wait_seconds, monitor.dependency().up) == (0.0, True)
 
     run(scenario())
 
@@ -309,57 +321,57 @@ def test_health_shows_a_kafka_that_answers_probes_but_acknowledges_no_record() -
     async def scenario() -> None:
         guard = producer_guard()
         sink = Sink(NOWHERE, guard, request_seconds=30)
-        watch = Watch(sink, guard)
-        watch._answered()
-        assert sink.unheard == 0.0
-        sink.down = "no answer"
+        monitor = KafkaMonitor(sink, guard)
+        monitor._record_success()
+        assert sink.silent_seconds == 0.0
+        sink.down_reason = "no answer"
         with pytest.raises(KafkaDownError):
-            sink.submit("t", records(b"1"), places=False)
-        watch._answered()
-        assert watch.dependency().up
-        sink._unheard_since = time.monotonic() - STUCK_SECONDS
-        assert (watch.dependency().up, watch.dependency().required, watch.up) == (False, True, True)
-        sink._tried_at -= LATELY_SECONDS
-        sink._began[0] = time.monotonic()
-        assert not watch.dependency().up
-        sink._began.clear()
-        assert (sink.unheard, watch.dependency().up) == (0.0, True)
-        sink.down = "no answer"
+            sink.submit("t", records(b"1"), with_offsets=False)
+        monitor._record_success()
+        assert monitor.dependency().up
+        sink._silent_since = time.monotonic() - STUCK_SECONDS
+        assert (monitor.dependency().up, monitor.dependency().required, monitor.up) == (False, True, True)
+        sink._last_activity_at -= IDLE_AFTER_SECONDS
+        sink._start_times[0] = time.monotonic()
+        assert not monitor.dependency().up
+        sink._start_times.clear()
+        assert (sink.silent_seconds, monitor.dependency().up) == (0.0, True)
+        sink.down_reason = "no answer"
         with pytest.raises(KafkaDownError):
-            sink.submit("t", records(b"1"), places=False)
-        watch._answered()
-        assert watch.dependency().up
+            sink.submit("t", records(b"1"), with_offsets=False)
+        monitor._record_success()
+        assert monitor.dependency().up
 
     run(scenario())
 
 
 def test_the_producer_is_replaced_if_records_wait_although_kafka_answers_probes() -> None:
-    """Waiting records are kept, but records without `sure` are dropped once Kafka acknowledges later records."""
+    """Waiting records without `keep_retrying` are dropped once Kafka acknowledges later records."""
 
     async def scenario() -> None:
         guard = producer_guard()
         sink = Sink(NOWHERE, guard, request_seconds=30)
         sink.start()
-        watch, first = Watch(sink, guard), sink.producer
-        watch._answered()
-        stuck = sink.submit("t", records(b"1"), places=False)
-        sure = sink.submit("t", records(b"2"), places=False, sure=True)
-        watch._see_to_stuck()
+        monitor, first = KafkaMonitor(sink, guard), sink.producer
+        monitor._record_success()
+        stuck = sink.submit("t", records(b"1"), with_offsets=False)
+        persistent = sink.submit("t", records(b"2"), with_offsets=False, keep_retrying=True)
+        monitor._replace_stuck_producers()
         assert sink.producer is first
-        sink._began[0] -= REPLACE_SECONDS
-        watch._see_to_stuck()
-        watch._see_to_stuck()
+        sink._start_times[0] -= REPLACE_SECONDS
+        monitor._replace_stuck_producers()
+        monitor._replace_stuck_producers()
         assert sink.producer is not first
         assert len(first) > 0
         assert not stuck.future.done()
-        assert watch._replaced_at is not None
-        sink.acknowledged_at = watch._replaced_at + 2 * PAUSE_SECONDS
-        watch._see_to_stuck()
-        since = sink._unheard_since
+        assert monitor._replaced_at is not None
+        sink.acknowledged_at = monitor._replaced_at + 2 * PAUSE_SECONDS
+        monitor._replace_stuck_producers()
+        since = sink._silent_since
         delivery = await asyncio.wait_for(stuck.future, 10)
         assert list(delivery.failed) == [0]
-        assert sink._unheard_since == since
-        assert not sure.future.done()
+        assert sink._silent_since == since
+        assert not persistent.future.done()
         await sink.close(0.0)
 
     run(scenario())
@@ -371,15 +383,15 @@ def test_a_successful_probe_closes_the_breaker_before_its_pause_is_over() -> Non
     async def scenario() -> None:
         guard = producer_guard()
         sink = Sink(NOWHERE, guard, request_seconds=30)
-        watch = Watch(sink, guard)
-        for _ in range(FAILURES):
-            watch._failed("connection refused")
-        asked_at = time.monotonic()
+        monitor = KafkaMonitor(sink, guard)
+        for _ in range(DOWN_AFTER_FAILURES):
+            monitor._record_failure("connection refused")
+        probe_began = time.monotonic()
         while guard.state == "closed":
-            guard.settle(guard.admit(), KafkaException(KafkaError(KafkaError._TRANSPORT)))
-        watch._answered(asked_at)
-        assert (watch.up, guard.state) == (True, "open")
-        watch._answered(time.monotonic())
+            guard.record_result(guard.admit(), KafkaException(KafkaError(KafkaError._TRANSPORT)))
+        monitor._record_success(probe_began)
+        assert (monitor.up, guard.state) == (True, "open")
+        monitor._record_success(time.monotonic())
         assert guard.state == "closed"
 
     run(scenario())

@@ -16,7 +16,7 @@ from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.webhooks.deliveries import delivery_key, is_ping, refuse_form
 from tidemill_ingest.webhooks.secrets import Secrets
-from tidemill_ingest.webhooks.signatures import claimed, verify
+from tidemill_ingest.webhooks.signatures import read_signature, verify
 
 NOW = 1_700_000_000.0
 SECRET = b"It's a Secret to Everybody"
@@ -42,7 +42,7 @@ def check(
     webhook: WebhookSpec, headers: dict[str, str], body: bytes = BODY, secrets: tuple[bytes, ...] = (SECRET,)
 ) -> None:
     sent = Headers(headers)
-    verify(webhook, claimed(webhook, sent), secrets, body, NOW)
+    verify(webhook, read_signature(webhook, sent), secrets, body, NOW)
 
 
 def refusal(webhook: WebhookSpec, headers: dict[str, str], body: bytes = BODY, *secrets: bytes) -> Problem:
@@ -142,7 +142,7 @@ def test_settings_of_hmac_can_describe_slack_and_standard_webhooks() -> None:
         "webhook-signature": "v1," + base64.b64encode(mac(b"msg_1.1700000000000." + BODY)).decode(),
     }
     check(standard, sent)
-    assert delivery_key(standard, claimed(standard, Headers(sent)), Headers(sent), BODY) == "webhooks/w/msg_1"
+    assert delivery_key(standard, read_signature(standard, Headers(sent)), Headers(sent), BODY) == "webhooks/w/msg_1"
     assert refusal(standard, {**sent, "webhook-id": "msg_2"}).code == "wrong_signature"
     del sent["webhook-id"]
     assert refusal(standard, sent).code == "missing_signature"
@@ -157,20 +157,20 @@ def test_a_signed_time_that_is_not_only_digits_is_refused() -> None:
 
 
 def test_a_delivery_has_the_idempotency_key_of_its_sender_or_none() -> None:
-    claim = claimed(hook("github"), Headers({"x-hub-signature-256": GITHUB}))
+    signature = read_signature(hook("github"), Headers({"x-hub-signature-256": GITHUB}))
     for headers, body, expected in (
         ({"x-github-delivery": "72d3162e"}, BODY, "webhooks/w/72d3162e"),
         ({"x-github-delivery": "x" * 300}, BODY, f"webhooks/w/{hashlib.sha256(b'x' * 300).hexdigest()}"),
         ({}, BODY, None),
     ):
-        assert delivery_key(hook("github"), claim, Headers(headers), body) == expected
+        assert delivery_key(hook("github"), signature, Headers(headers), body) == expected
     for body, expected in (
         (b'{"id": "evt_1"}', "webhooks/w/evt_1"),
         (b'{"id": 5}', None),
         (b"[]", None),
         (b"{}", None),
     ):
-        assert delivery_key(hook("stripe"), claim, Headers({}), body) == expected
+        assert delivery_key(hook("stripe"), signature, Headers({}), body) == expected
     assert is_ping(hook("github"), Headers({"X-GitHub-Event": "ping"}))
     assert not is_ping(hook("github"), Headers({"X-GitHub-Event": "push"}))
     assert not is_ping(hook("stripe"), Headers({"X-GitHub-Event": "ping"}))
@@ -195,20 +195,20 @@ def test_each_line_of_a_file_is_a_secret_and_changes_are_read_after_a_second(tmp
     now = [0.0]
     secrets = Secrets(WorkloadSettings(secrets_dir=tmp_path), clock=lambda: now[0])
     webhook = hook("github")
-    assert secrets.of("p", webhook) == ()
+    assert secrets.for_webhook("p", webhook) == ()
     (tmp_path / "p").mkdir()
     file = tmp_path / "p" / "webhook-w"
     file.write_bytes(b"one\r\n\n  two \n")
-    assert secrets.of("p", webhook) == (), "the file is not read again within a second"
+    assert secrets.for_webhook("p", webhook) == (), "the file is not read again within a second"
     now[0] = 1.0
-    assert secrets.of("p", webhook) == (b"one", b"two")
+    assert secrets.for_webhook("p", webhook) == (b"one", b"two")
     file.write_bytes(b"\n" * 20 + b"x\n" * 20)
     now[0] = 2.0
-    assert secrets.of("p", webhook) == (b"x",) * 10
+    assert secrets.for_webhook("p", webhook) == (b"x",) * 10
     (tmp_path / "p.webhook-w").write_bytes(b"flat")
     now[0] = 3.0
-    assert secrets.of("p", webhook) == (b"flat",)
+    assert secrets.for_webhook("p", webhook) == (b"flat",)
     (tmp_path / "p.webhook-w").unlink()
     file.unlink()
     now[0] = 4.0
-    assert secrets.of("p", webhook) == ()
+    assert secrets.for_webhook("p", webhook) == ()

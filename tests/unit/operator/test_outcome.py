@@ -41,9 +41,9 @@ def test_grouping_does_not_matter(outcomes: list[Outcome], cut: int) -> None:
 @given(st.lists(OUTCOMES))
 def test_the_worst_rank_counts_and_changes_add_up(outcomes: list[Outcome]) -> None:
     own = [outcome for outcome in outcomes if outcome.component == TOPICS]
-    whole = combine(outcomes, TOPICS)
-    assert whole.rank == max((outcome.rank for outcome in own), default=Rank.SKIPPED)
-    assert whole.changed == sum(outcome.changed for outcome in own)
+    combined = combine(outcomes, TOPICS)
+    assert combined.rank == max((outcome.rank for outcome in own), default=Rank.SKIPPED)
+    assert combined.changed == sum(outcome.changed for outcome in own)
 
 
 ERROR = TidemillError(Reason.REFUSED, "no right", "grant it")

@@ -120,7 +120,7 @@ def test_hosts_and_limits_of_clients_are_passed_to_pods() -> None:
     limits = {"TIDEMILL_API_KEYLESS_CONNECTIONS": "5", "TIDEMILL_API_KEYLESS_PER_ADDRESS": "2"}
     called = {"TIDEMILL_ALLOWED_HOSTS": "api.example.com,*.example.org", "TIDEMILL_HTTP_CONNECTIONS": "700"}
     placement = ClusterSettings.from_env(Platform(), {**CLUSTER, **limits, **called}).placement
-    assert (placement.api, placement.called) == (limits, called)
+    assert (placement.api, placement.http_environment) == (limits, called)
     with pytest.raises(ValueError, match="TIDEMILL_HTTP_CONNECTIONS: '0' is not a whole number from 1"):
         ClusterSettings.from_env(Platform(), {**CLUSTER, "TIDEMILL_HTTP_CONNECTIONS": "0"})
     with pytest.raises(ValueError, match="TIDEMILL_API_KEYLESS_CONNECTIONS: 'x' is not a whole number"):

@@ -72,7 +72,7 @@ def test_every_record_is_an_event_filtered_or_a_dead_letter(
     batch = reader(deletes=deletes, time=time).read(records, NOW)
     assert batch.frame["k"].to_list() == kept
     assert batch.filtered == ({0: filtered} if filtered else {})
-    assert [(letter.offset, letter.reason) for letter in batch.dead] == dead
+    assert [(letter.offset, letter.reason) for letter in batch.dead_letters] == dead
     assert (batch.consumed, batch.next_offsets) == ({0: 5}, {0: 5})
     assert batch.times.height == len(kept)
 

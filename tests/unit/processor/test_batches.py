@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from kafka_records import KafkaRecord
-from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.functions.partials import build_layout, field_types
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.windows import decoders
 from tidemill_processor.batches.reader import BatchReader
@@ -65,14 +65,16 @@ def test_metrics_of_an_array_count_each_of_its_strings() -> None:
     spec = PipelineSpec.model_validate({"source": {"fields": fields}, "aggregations": [by_key]})
     sent = [["a", "b"], ["x"], ["a", None], [], None, ["x", "y"], ["a", "b", "b"], None, 5, [1], "a", ["c\0"]]
     batch = BatchReader(spec).read([Tagged(tags, o) for o, tags in enumerate(sent)], 1_770_000_000_000)
-    assert [(letter.offset, letter.reason) for letter in batch.dead] == [
+    assert [(letter.offset, letter.reason) for letter in batch.dead_letters] == [
         (8, "mistyped"), (9, "mistyped"), (10, "mistyped"), (11, "bad_string"),
     ]  # fmt: skip
-    assert batch.dead[1].detail is not None
-    assert batch.dead[1].detail.startswith("tags: expected an array of strings, got array [1]; send an array of str")
-    plan = layout(spec.aggregations[0], field_types(spec, {}))
-    rows = aggregate(batch.frame, plan, closed_until=None, epochs={0: 0}).rows.sort("k")
-    read = decoders(plan)
+    assert batch.dead_letters[1].detail is not None
+    assert batch.dead_letters[1].detail.startswith(
+        "tags: expected an array of strings, got array [1]; send an array of str"
+    )
+    layout = build_layout(spec.aggregations[0], field_types(spec, {}))
+    rows = aggregate(batch.frame, layout, closed_until=None, epochs={0: 0}).rows.sort("k")
+    read = decoders(layout)
     frequent = [
         [(item["value"], item["count"]) for item in read["topk"](stored) or []] for stored in rows["_frequent_tags"]
     ]
@@ -96,7 +98,7 @@ def test_zeros_of_both_signs_are_one_group() -> None:
     frame = BatchReader(SPEC).read(records, 1_770_000_000_000).frame
     types = field_types(SPEC, {"d": "number"})
     for aggregation in SPEC.aggregations:
-        rows = aggregate(frame, layout(aggregation, types), closed_until=None, epochs={}).rows
+        rows = aggregate(frame, build_layout(aggregation, types), closed_until=None, epochs={}).rows
         groups = {repr(group): (count, repr(low)) for group, count, low in rows.select(
             aggregation.name, "_count", rows.columns[-1]
         ).rows()}  # fmt: skip

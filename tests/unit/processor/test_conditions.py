@@ -12,8 +12,8 @@ from drawn.metrics import functions_for, parameters_for
 from kafka_records import KafkaRecord
 from oracle.cells import metric_cell
 from tidemill_contract.expressions.compiler import derived_types
-from tidemill_contract.expressions.normal import normal_form
-from tidemill_contract.functions.partials import field_types, layout, needed_columns
+from tidemill_contract.expressions.normal_form import normal_form
+from tidemill_contract.functions.partials import build_layout, field_types, needed_columns
 from tidemill_contract.functions.registry import FUNCTIONS
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.batches.reader import BatchReader
@@ -51,11 +51,11 @@ def spec(*metrics: dict[str, Any], window: dict[str, str] | None = None, **trans
 
 def row(pipeline: PipelineSpec, *events: dict[str, Any]) -> dict[str, Any]:
     frame = BatchReader(pipeline).read([Record(n, event) for n, event in enumerate(events)], NOW).frame
-    plan = layout(pipeline.aggregations[0], field_types(pipeline, derived_types(pipeline)))
-    if plan.sessions:
-        rows = aggregate_sessions(frame, plan, closed_until=None, epochs={}, standing=lambda doubt: doubt).rows
+    layout = build_layout(pipeline.aggregations[0], field_types(pipeline, derived_types(pipeline)))
+    if layout.has_sessions:
+        rows = aggregate_sessions(frame, layout, closed_until=None, epochs={}, check_sessions=lambda doubt: doubt).rows
     else:
-        rows = aggregate(frame, plan, closed_until=None, epochs={0: 0}).rows
+        rows = aggregate(frame, layout, closed_until=None, epochs={0: 0}).rows
     return rows.row(0, named=True)
 
 
@@ -103,11 +103,11 @@ def test_equal_conditions_share_a_column() -> None:
     """White space, parentheses and letter case make no difference. Another condition, field or function does."""
     same = ["w>=5", "(W >= 5)", "w >= (5)"]
     wanted = [metric("sum", field="v", where=text) | {"name": f"m{n}"} for n, text in enumerate(same)]
-    plan = layout(spec(*wanted).aggregations[0], TYPES)
-    assert len(plan.partials) == 2
+    layout = build_layout(spec(*wanted).aggregations[0], TYPES)
+    assert len(layout.partials) == 2
     others = [metric("sum", field="v"), metric("sum", field="v", where="w > 5"), metric("sum", field="w", where="w>=5")]
-    plan = layout(spec(*wanted, *({**m, "name": f"x{n}"} for n, m in enumerate(others))).aggregations[0], TYPES)
-    assert len(plan.partials) == len({p.column for p in plan.partials}) == 5
+    layout = build_layout(spec(*wanted, *({**m, "name": f"x{n}"} for n, m in enumerate(others))).aggregations[0], TYPES)
+    assert len(layout.partials) == len({p.column for p in layout.partials}) == 5
 
 
 def test_the_names_of_columns_with_conditions_do_not_change_between_versions() -> None:
@@ -119,7 +119,7 @@ def test_the_names_of_columns_with_conditions_do_not_change_between_versions() -
     types = {"status": "integer"}
     named = [metric("count", where="status >= 500"), metric("max", field="status", where="status >= 500")]
     model = spec(*({**m, "name": f"m{n}"} for n, m in enumerate(named))).aggregations[0]
-    assert [p.column for p in layout(model, types).partials] == [
+    assert [p.column for p in build_layout(model, types).partials] == [
         "_count", "_count_.e19f046bfb2fc38b", "_max_status.f072cd04fd15231a",
     ]  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 
 from tidemill_chassis.resilience.config import ResilienceConfig
 from tidemill_processor import database_link as module
-from tidemill_processor.database_link import HOLDS_SECONDS, DatabaseLink
+from tidemill_processor.database_link import STABLE_SECONDS, DatabaseLink
 
 
 class Link:
@@ -23,14 +23,14 @@ class Link:
         database: Any = MagicMock()
         database.connect.return_value = MagicMock(closed=False)
         self.link = DatabaseLink(MagicMock(), database, ResilienceConfig().guards().database, lambda: None)
-        assert self.link.is_open()
+        assert self.link.ensure_open()
 
     def refuse(self, error: Exception) -> None:
         """Fail a write, and open another connection a second later."""
-        self.link.lose(error)
+        self.link.drop(error)
         self.now += 1.0
-        self.link.answers()
-        assert self.link.is_open()
+        self.link.allow_reconnect()
+        assert self.link.ensure_open()
 
 
 @pytest.fixture
@@ -50,16 +50,16 @@ def test_refused_writes_are_reported_until_results_are_stored(link: Link, error:
     for _ in range(3):
         link.refuse(error)
         assert link.link.error == str(error)
-    link.link.stored()
+    link.link.record_commit()
     assert link.link.error == ""
 
 
 def test_the_report_of_refused_writes_expires_if_there_is_nothing_to_write(link: Link) -> None:
     link.refuse(REFUSED[0])
-    link.link.turned()
+    link.link.end_round()
     assert link.link.error
-    link.now += HOLDS_SECONDS
-    link.link.turned()
+    link.now += STABLE_SECONDS
+    link.link.end_round()
     assert link.link.error == ""
 
 

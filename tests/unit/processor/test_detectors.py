@@ -49,7 +49,7 @@ def daily(number: int, *, seed: int = 1) -> list[float]:
 
 
 def test_every_type_has_a_threshold_and_a_formula_in_the_documentation() -> None:
-    assert all(DETECTORS.make(type=kind).limit > 0 for kind in TYPES)
+    assert all(DETECTORS.make(type=kind).effective_threshold > 0 for kind in TYPES)
     formulas = re.findall(r"^\| `(\w+)` \| (?!\*|\d)", PAGE.read_text(), re.MULTILINE)
     assert [kind for kind in TYPES if kind not in formulas] == []
 
@@ -65,16 +65,19 @@ def test_a_spike_in_noise_is_found_at_its_index(kind: str) -> None:
     """Changepoint is left out, as it needs more than one value."""
     values = noise(1_500)
     values[1_200] += 100
-    found = run(DETECTORS.make(type=kind), values)[0]
-    assert 1_200 in found
-    assert (found[1_200].value, found[1_200].score >= DETECTORS.by_name[kind].standard) == (values[1_200], True)
+    verdicts = run(DETECTORS.make(type=kind), values)[0]
+    assert 1_200 in verdicts
+    assert (verdicts[1_200].value, verdicts[1_200].score >= DETECTORS.by_name[kind].default_threshold) == (
+        values[1_200],
+        True,
+    )
 
 
 @pytest.mark.parametrize("kind", ["auto", "changepoint"])
 def test_a_shift_of_the_level_is_found_within_thirty_values(kind: str) -> None:
     values = [*noise(1_500), *noise(100, level=118.0, seed=2)]
-    found = run(DETECTORS.make(type=kind), values)[0]
-    assert any(1_500 <= index < 1_530 for index in found), sorted(found)
+    verdicts = run(DETECTORS.make(type=kind), values)[0]
+    assert any(1_500 <= index < 1_530 for index in verdicts), sorted(verdicts)
 
 
 @pytest.mark.parametrize("kind", ["auto", "seasonal"])
@@ -84,8 +87,8 @@ def test_a_value_that_is_usual_only_at_another_hour_is_found(kind: str) -> None:
     night = 288 * 12 + 216
     assert max(values) > 140 > 70 > values[night]
     values[night : night + 12] = [140.0] * 12
-    found = run(DETECTORS.make(type=kind), values)[0]
-    assert any(night <= index < night + 12 for index in found), sorted(found)
+    verdicts = run(DETECTORS.make(type=kind), values)[0]
+    assert any(night <= index < night + 12 for index in verdicts), sorted(verdicts)
     assert not any(night <= index < night + 12 for index in run(DETECTORS.make(type="zscore"), values)[0])
 
 
@@ -121,9 +124,9 @@ def test_a_huge_outlier_does_not_hide_a_smaller_outlier_after_it(kind: str, earl
     values[400] = 5_000.0
     if earlier is not None:
         values[300] = earlier
-    found = run(DETECTORS.make(type=kind, cooldown="0s"), values, every_ms=MINUTE)[0]
-    assert 400 in found
-    assert (300 in found) is (earlier is not None)
+    verdicts = run(DETECTORS.make(type=kind, cooldown="0s"), values, every_ms=MINUTE)[0]
+    assert 400 in verdicts
+    assert (300 in verdicts) is (earlier is not None)
 
 
 @settings(max_examples=60, deadline=None)
@@ -161,10 +164,10 @@ def test_a_few_outliers_do_not_change_the_level_that_auto_expects(outliers: list
     for outlier, place in zip(outliers, rnd.sample(range(60, 300), len(outliers)), strict=False):
         values[place] = outlier
     far = 5_000.0 if len(outliers) < 3 else 20_000.0
-    found, state = run(DETECTORS.make(type="auto", cooldown="0s"), [*values, far], every_ms=MINUTE)
-    assert 400 in found
+    verdicts, state = run(DETECTORS.make(type="auto", cooldown="0s"), [*values, far], every_ms=MINUTE)
+    assert 400 in verdicts
     assert 80 < state["views"][0][0][1] < 160
-    expected = found[400].expected
+    expected = verdicts[400].expected
     assert expected is not None
     assert 50 < expected < 150
 
@@ -172,9 +175,9 @@ def test_a_few_outliers_do_not_change_the_level_that_auto_expects(outliers: list
 @pytest.mark.parametrize("kind", ["mad", "auto"])
 def test_a_level_that_shifts_a_thousandfold_is_learnt(kind: str) -> None:
     """Detectors learn each value only up to the usual range. The first level is flat, with the smallest range."""
-    found = run(DETECTORS.make(type=kind), [*[1.0] * 500, *noise(2_500, level=1_000.0)])[0]
-    assert 500 in found
-    assert not [index for index in found if index > 1_500]
+    verdicts = run(DETECTORS.make(type=kind), [*[1.0] * 500, *noise(2_500, level=1_000.0)])[0]
+    assert 500 in verdicts
+    assert not [index for index in verdicts if index > 1_500]
 
 
 VALUES = st.lists(
@@ -239,8 +242,8 @@ def test_exactly_the_values_outside_the_bounds_are_anomalies(kind: str) -> None:
     spec = DETECTORS.make(type=kind)
     values = noise(1_500)
     values[1_200] += 100
-    found, _ = run(spec, values)
-    verdict = found[1_200]
+    verdicts, _ = run(spec, values)
+    verdict = verdicts[1_200]
     assert verdict.expected is not None
     assert verdict.lower is not None
     assert verdict.upper is not None
@@ -340,10 +343,10 @@ def test_any_finite_values_are_judged_and_learnt_without_errors(
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_detector_continues_to_learn_after_the_largest_float(kind: str) -> None:
     values = [*noise(400), GREAT, *noise(400, seed=2)]
-    found, state = run(DETECTORS.make(type=kind), values)
+    verdicts, state = run(DETECTORS.make(type=kind), values)
     assert state["n"] == len(values)
     if kind not in ("changepoint", "seasonal"):  # These detectors need more values, or the hours of two days.
-        assert 400 in found
+        assert 400 in verdicts
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -13,18 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kafka_records import ARRIVED_MS, RawRecord, records
+from tidemill_contract.events.invalid_events import QUARANTINE_PREFIX, InvalidEvent, Reason
 from tidemill_contract.events.quarantine import headers
-from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent, Reason
-from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.functions.partials import build_layout, field_types
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.batches import exploding
 from tidemill_processor.batches.batch import DATA, ELEMENT, INDEX, OFFSET, PARTITION, TIME, Batch
 from tidemill_processor.batches.exploding import ExplodingReader, batch_reader
 from tidemill_processor.batches.side_inputs import SideInputs
-from tidemill_processor.letters import DeadLetter
+from tidemill_processor.dead_letters import DeadLetter
 from tidemill_processor.loop import Loop
 from tidemill_processor.merge.aggregate import aggregate
-from tidemill_processor.replay import Pace
+from tidemill_processor.replay import Throttle
 
 NOW = ARRIVED_MS + 1_000
 FIELDS = [
@@ -71,7 +71,7 @@ def test_each_element_is_a_row_with_the_fields_of_its_record() -> None:
         (1, "b", None, 0, None, 0, 0, 1, 1),
         (4, "c", 0.5, 3, 5.0, 0, 3, 0, 2),
     ]
-    assert (batch.next_offsets, batch.consumed, batch.filtered, batch.dead) == ({0: 4}, {0: 4}, {}, ())
+    assert (batch.next_offsets, batch.consumed, batch.filtered, batch.dead_letters) == ({0: 4}, {0: 4}, {}, ())
     assert [batch.message(index).offset() for index in range(3)] == [0, 0, 3]
 
 
@@ -83,19 +83,19 @@ def test_an_invalid_element_is_a_dead_letter_and_the_other_elements_count() -> N
     )  # fmt: skip
     batch = batch_reader(spec(metrics=[{"name": "last", "function": "last", "field": "sku"}])).read(sent, NOW)
     assert [row[0] for row in rows(batch, "sku")] == ["a", "b"]
-    assert places(batch.dead) == [
+    assert places(batch.dead_letters) == [
         (1, None, "not_json"), (2, None, "mistyped"), (0, 1, "mistyped"), (3, 0, "mistyped"),
     ]  # fmt: skip
-    assert [letter.value for letter in batch.dead[2:]] == [b'{"sku": 5}', b"7"]
+    assert [letter.value for letter in batch.dead_letters[2:]] == [b'{"sku": 5}', b"7"]
     assert batch.consumed == {0: 4}
-    assert batch.invalid == {0: 4}
+    assert batch.invalid_counts == {0: 4}
 
 
 def test_a_row_that_the_database_refuses_is_a_dead_letter_of_its_element() -> None:
     sent = records({"id": 1, "items": []}, {"id": 1, "items": [{"sku": "a"}, {"sku": "b"}, {"sku": "c"}]})
     batch = batch_reader(spec()).read(sent, NOW).refuse([1, 2], Reason.REFUSED_BY_DATABASE, "why")
-    assert places(batch.dead) == [(1, 1, "refused_by_database"), (1, 2, "refused_by_database")]
-    assert [letter.value for letter in batch.dead] == [b'{"sku": "b"}', b'{"sku": "c"}']
+    assert places(batch.dead_letters) == [(1, 1, "refused_by_database"), (1, 2, "refused_by_database")]
+    assert [letter.value for letter in batch.dead_letters] == [b'{"sku": "b"}', b'{"sku": "c"}']
     assert batch.frame[INDEX].to_list() == [0]
 
 
@@ -108,7 +108,7 @@ def test_a_record_that_ingest_refused_is_a_single_dead_letter() -> None:
             return headers(InvalidEvent(Reason.MISTYPED, "id", "as ingest said"))
 
     batch = batch_reader(spec()).read([Marked(0, 0, QUARANTINE_PREFIX + raw)], NOW)
-    ((letter,),) = (batch.dead,)
+    ((letter,),) = (batch.dead_letters,)
     assert (letter.element, letter.reason, letter.detail, letter.value) == (None, "mistyped", "as ingest said", raw)
 
 
@@ -140,8 +140,8 @@ def test_first_and_last_order_the_elements_of_a_record_by_index() -> None:
     of = spec(metrics=wanted)
     sent = records({"id": 1, "items": [{"sku": sku} for sku in "mzaq"]}, {"id": 1, "items": [{"sku": "b"}]})
     batch = batch_reader(of).read(sent, NOW)
-    plan = layout(of.aggregations[0], field_types(of, {}))
-    (row,) = aggregate(batch.frame, plan, closed_until=None, epochs={0: 3}).rows.rows(named=True)
+    layout = build_layout(of.aggregations[0], field_types(of, {}))
+    (row,) = aggregate(batch.frame, layout, closed_until=None, epochs={0: 3}).rows.rows(named=True)
     values = {name: value for name, value in row.items() if "first" in name or "last" in name}
     assert sorted(map(str, values.values())) == sorted(
         ["m", "b", f"{{{ARRIVED_MS},0,3,0,0,0}}", f"{{{ARRIVED_MS},0,3,0,1,0}}"]
@@ -151,9 +151,9 @@ def test_first_and_last_order_the_elements_of_a_record_by_index() -> None:
 def test_a_batch_is_cut_between_records() -> None:
     sent = records(*({"id": n, "items": [{"sku": str(i)} for i in range(n)]} for n in (2, 0, 3, 1)), b"[]")
     batch = batch_reader(spec(transform={"filter": "sku <> '1'"})).read(sent, NOW)
-    cut = batch.until({0: 3})
+    cut = batch.before_offsets({0: 3})
     assert [row[0] for row in rows(cut, OFFSET)] == [0, 2, 2]
-    assert (cut.next_offsets, cut.consumed, cut.filtered, cut.dead) == ({0: 3}, {0: 3}, {0: 2}, ())
+    assert (cut.next_offsets, cut.consumed, cut.filtered, cut.dead_letters) == ({0: 3}, {0: 3}, {0: 2}, ())
 
 
 def framed(event: bytes) -> bytes:
@@ -191,11 +191,11 @@ def test_arrays_in_envelopes_and_frames_are_exploded_like_arrays_of_plain_json(
     reader = batch_reader(spec(events={"store": keeps}, format=form))
     batch = reader.read(records(*map(write, sent)), NOW)
     assert batch.frame.equals(plain.frame)
-    assert (batch.consumed, batch.filtered, batch.elements) == (plain.consumed, {}, plain.elements)
-    assert places(batch.dead) == places(plain.dead) == [
+    assert (batch.consumed, batch.filtered, batch.origins) == (plain.consumed, {}, plain.origins)
+    assert places(batch.dead_letters) == places(plain.dead_letters) == [
         (1, None, "mistyped"), (0, 1, "mistyped"), (3, None, "too_large"),
     ]  # fmt: skip
-    later = batch.refuse([2, 3], Reason.REFUSED_BY_DATABASE, "why").dead[-2:]
+    later = batch.refuse([2, 3], Reason.REFUSED_BY_DATABASE, "why").dead_letters[-2:]
     assert [letter.value for letter in later] == [b'{"sku": "b"}', b'{"sku": "\\u00e9"}']
 
 
@@ -208,8 +208,8 @@ def test_ignored_deletes_have_no_elements() -> None:
     whole = reader.join([reader.decode(records(*values), NOW), reader.decode(records(*values, p=1), NOW)])
     assert rows(whole, "op", "sku", PARTITION) == [("c", "a", 0), ("c", "b", 0), ("c", "a", 1), ("c", "b", 1)]
     assert (whole.consumed, whole.filtered) == ({0: 4, 1: 4}, {0: 2, 1: 2})
-    assert places(whole.dead) == [(3, None, "not_an_envelope")] * 2
-    cut = whole.until({0: 4, 1: 2})
+    assert places(whole.dead_letters) == [(3, None, "not_an_envelope")] * 2
+    cut = whole.before_offsets({0: 4, 1: 2})
     assert (cut.consumed, cut.filtered, cut.next_offsets) == ({0: 4, 1: 2}, {0: 2, 1: 1}, {0: 4, 1: 2})
 
 
@@ -224,16 +224,16 @@ def test_records_with_many_elements_are_read_in_bounded_pieces(sizes: list[int],
     sent = records(*({"id": n, "items": [{"sku": f"{n}.{i}"} for i in range(size)]} for n, size in enumerate(sizes)))
     reader, pieces, rest = batch_reader(of), [], sent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exploding, "MOST_ELEMENTS", 40)
+        patch.setattr(exploding, "MAX_ELEMENTS", 40)
         while rest:
             before = len(rest)
             piece, rest = reader.decode_some(rest, NOW)
             assert 0 < len(piece.messages) == before - len(rest)
-            assert piece.events <= 40 or len(piece.messages) == 1
+            assert piece.event_count <= 40 or len(piece.messages) == 1
             pieces.append(piece)
     batch, whole = reader.join(pieces), batch_reader(of).read(sent, NOW)
     assert batch.frame.equals(whole.frame)
-    assert (batch.elements, batch.next_offsets, batch.consumed) == (whole.elements, whole.next_offsets, whole.consumed)
+    assert (batch.origins, batch.next_offsets, batch.consumed) == (whole.origins, whole.next_offsets, whole.consumed)
     assert [row[0] for row in rows(batch, INDEX)] == list(range(sum(sizes)))
     assert [batch.message(i).offset() for i in range(sum(sizes))] == [
         n for n, size in enumerate(sizes) for _ in range(size)
@@ -253,21 +253,21 @@ def test_the_rest_of_a_call_is_dropped_if_the_processor_or_a_partition_stops(
         def __init__(self) -> None:
             self.ready, self.stopped = frozenset(ready), False
 
-        def stop(self) -> None:
+        def pause(self) -> None:
             self.stopped = True
 
     loop, source, processed = Loop.__new__(Loop), Source(), list[Any]()
     loop.__dict__.update(
-        _source=source, _stopping=stopping, superseded="", _rest=records({"id": 1}, {"id": 2}), _limit=10,
-        _pace=Pace(0), _reader=batch_reader(spec()), _process=processed.append,
+        _source=source, _stopping=stopping, superseded="", _undecoded=records({"id": 1}, {"id": 2}), _limit=10,
+        _throttle=Throttle(0), _reader=batch_reader(spec()), _process=processed.append,
         _side_inputs=SideInputs(),
     )  # fmt: skip
-    loop._process_rest(frozenset({0, 1}))
-    assert (len(processed), source.stopped, len(loop._rest)) == (continues, not continues, 0)
+    loop._process_undecoded(frozenset({0, 1}))
+    assert (len(processed), source.stopped, len(loop._undecoded)) == (continues, not continues, 0)
 
 
 def test_a_record_with_too_many_elements_is_a_dead_letter() -> None:
     sent = records({"id": 1, "items": [{"sku": "a"}]}, b'{"id": 2, "items": [' + b"1," * 400_000 + b"1]}")
     batch = batch_reader(spec()).read([*sent, RawRecord(0, 2, b'{"id": 3, "items": [{"sku": "b"}]}')], NOW)
-    assert (batch.frame.height, places(batch.dead)) == (2, [(1, None, "too_large")])
-    assert "items has 400001 elements; at most 10000 are allowed" in (batch.dead[0].detail or "")
+    assert (batch.frame.height, places(batch.dead_letters)) == (2, [(1, None, "too_large")])
+    assert "items has 400001 elements; at most 10000 are allowed" in (batch.dead_letters[0].detail or "")

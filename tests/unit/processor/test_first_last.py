@@ -9,7 +9,7 @@ import polars as pl
 
 from kafka_records import KafkaRecord
 from tidemill_contract.expressions.compiler import derived_types
-from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.functions.partials import build_layout, field_types
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.batches.batch import MICROS
 from tidemill_processor.batches.reader import BatchReader
@@ -45,8 +45,8 @@ def spec(function: str) -> PipelineSpec:
 def row(function: str, *records: Record) -> dict[str, Any]:
     pipeline = spec(function)
     frame = BatchReader(pipeline).read(records, NOW).frame
-    plan = layout(pipeline.aggregations[0], field_types(pipeline, derived_types(pipeline)))
-    (values,) = aggregate(frame, plan, closed_until=None, epochs={0: 3, 1: 3}).rows.rows(named=True)
+    layout = build_layout(pipeline.aggregations[0], field_types(pipeline, derived_types(pipeline)))
+    (values,) = aggregate(frame, layout, closed_until=None, epochs={0: 3, 1: 3}).rows.rows(named=True)
     return values
 
 

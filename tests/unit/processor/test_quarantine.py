@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tidemill_contract.events.decoder import QUARANTINE_PREFIX, EventDecoder, Reason
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
-from tidemill_ingest.records import Judge
+from tidemill_ingest.records import RecordBuilder
 from tidemill_processor.batches.batch import Batch
 from tidemill_processor.batches.reader import BatchReader
 
@@ -89,15 +89,15 @@ RAWS = [
 @given(st.lists(st.sampled_from(RAWS) | st.binary(max_size=20), min_size=1, max_size=6))
 def test_a_dead_letter_has_the_reason_that_ingest_gave(raws: list[bytes]) -> None:
     """Field, detail and bytes are equal too, also if the processor reads the event a day later."""
-    judged = Judge(CONFIG).judge(raws, NOW)
+    built = RecordBuilder(CONFIG).build(raws, NOW)
     for index, raw in enumerate(raws):
-        batch = read(Record(judged.values[index], judged.headers.get(index, ())), now=NOW + 86_400_000)
-        verdict = judged.invalid.get(index)
+        batch = read(Record(built.values[index], built.headers.get(index, ())), now=NOW + 86_400_000)
+        verdict = built.invalid.get(index)
         assert batch.frame.height == (verdict is None)
         if verdict is None:
-            assert batch.dead == ()
+            assert batch.dead_letters == ()
             continue
-        (letter,) = batch.dead
+        (letter,) = batch.dead_letters
         assert (letter.reason, letter.field) == (verdict.reason, verdict.field)
         assert letter.detail == verdict.detail[:500].replace("\0", "\\0")
         assert letter.value == raw[:65536]
@@ -105,10 +105,10 @@ def test_a_dead_letter_has_the_reason_that_ingest_gave(raws: list[bytes]) -> Non
 
 @given(st.lists(st.sampled_from(RAWS) | st.binary(max_size=20), min_size=1, max_size=6))
 def test_ingest_and_the_processor_refuse_events_for_the_same_reasons(raws: list[bytes]) -> None:
-    judged = Judge(CONFIG).judge(raws, NOW)
+    built = RecordBuilder(CONFIG).build(raws, NOW)
     batch = read(*map(Record, raws))
-    direct = [(letter.reason, letter.field, letter.detail) for letter in batch.dead]
-    assert direct == [(v.reason, v.field, v.detail.replace("\0", "\\0")) for v in judged.invalid.values()]
+    direct = [(letter.reason, letter.field, letter.detail) for letter in batch.dead_letters]
+    assert direct == [(v.reason, v.field, v.detail.replace("\0", "\\0")) for v in built.invalid.values()]
 
 
 FORGED = [
@@ -131,7 +131,7 @@ def test_a_forged_mark_gives_a_dead_letter_of_its_own_record(
     """Other records of the batch count, and the reason is always a known reason."""
     batch = read(Record(event()), Record(QUARANTINE_PREFIX + value, headers), Record(event()))
     assert batch.frame.height == 2
-    (letter,) = batch.dead
+    (letter,) = batch.dead_letters
     assert letter.reason == reason
     assert detail in str(letter.detail)
 
@@ -141,7 +141,7 @@ def test_a_forged_mark_gives_a_dead_letter_of_its_own_record(
     st.lists(st.tuples(st.sampled_from(["reason", "field", "detail"]), st.none() | st.binary(max_size=600))),
 )
 def test_any_headers_give_a_known_reason_and_a_bounded_detail(value: bytes, headers: list[Any]) -> None:
-    (letter,) = read(Record(value, headers)).dead
+    (letter,) = read(Record(value, headers)).dead_letters
     assert letter.reason in set(Reason)
     assert "\0" not in f"{letter.field}{letter.detail}"
     assert len(letter.detail or "") <= 1000
@@ -150,15 +150,15 @@ def test_any_headers_give_a_known_reason_and_a_bounded_detail(value: bytes, head
 def test_the_dead_letter_of_a_tombstone_names_the_tombstone() -> None:
     batch = read(Record(event()), Record(None), Record(b""))
     assert batch.frame.height == 1
-    assert [letter.reason for letter in batch.dead] == ["not_json", "not_json"]
-    assert "tombstone" in str(batch.dead[0].detail)
-    assert "tombstone" not in str(batch.dead[1].detail)
+    assert [letter.reason for letter in batch.dead_letters] == ["not_json", "not_json"]
+    assert "tombstone" in str(batch.dead_letters[0].detail)
+    assert "tombstone" not in str(batch.dead_letters[1].detail)
 
 
 def test_an_event_that_was_too_early_at_its_arrival_stays_refused() -> None:
     """A day later, the time of the event is no longer in the future."""
     early = event(ts=NOW + 7_200_000)
-    judged = Judge(CONFIG).judge([early], NOW)
-    (letter,) = read(Record(judged.values[0], judged.headers[0]), now=NOW + 86_400_000).dead
+    built = RecordBuilder(CONFIG).build([early], NOW)
+    (letter,) = read(Record(built.values[0], built.headers[0]), now=NOW + 86_400_000).dead_letters
     assert letter.reason == "too_far_in_the_future"
     assert EventDecoder(SPEC).refusal(early, NOW + 86_400_000) is None

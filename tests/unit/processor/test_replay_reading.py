@@ -10,7 +10,7 @@ from kafka_records import RawRecord
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.batches.batch import OFFSET, PARTITION, Batch
 from tidemill_processor.batches.reader import BatchReader
-from tidemill_processor.replay import Pace
+from tidemill_processor.replay import Throttle
 
 NOW = 1_700_000_000_000
 SPEC = PipelineSpec.model_validate({
@@ -38,7 +38,7 @@ def offsets(batch: Batch) -> list[tuple[int, int]]:
 
 def test_a_batch_that_ends_before_the_limits_is_not_cut() -> None:
     whole = batch()
-    assert whole.until({0: 16, 1: 16}) is whole
+    assert whole.before_offsets({0: 16, 1: 16}) is whole
     assert offsets(whole) == [(0, 12), (0, 15), (1, 12), (1, 15)]
 
 
@@ -55,18 +55,18 @@ def test_events_after_the_limit_of_a_partition_do_not_count(
     end: int, kept: list[int], consumed: int, filtered: int, invalid: int
 ) -> None:
     """The other partition is not cut."""
-    cut = batch().until({0: end, 1: 16})
+    cut = batch().before_offsets({0: end, 1: 16})
     assert offsets(cut) == [(0, offset) for offset in kept] + [(1, 12), (1, 15)]
     assert cut.next_offsets == {0: end, 1: 16}
     assert (cut.consumed, cut.filtered) == ({0: consumed, 1: 6}, {0: filtered, 1: 2})
-    assert dict(cut.invalid) == {p: n for p, n in ((0, invalid), (1, 2)) if n}
+    assert dict(cut.invalid_counts) == {p: n for p, n in ((0, invalid), (1, 2)) if n}
 
 
 def test_a_rate_limits_the_events_of_a_batch_and_pauses_after_each_batch() -> None:
     """A batch contains at most the events of half a second. Without a rate, there is no limit."""
-    pace = Pace(1_000)
-    assert (pace.limit(50_000), Pace(1).limit(50_000), Pace(0).limit(50_000)) == (500, 1, 50_000)
+    pace = Throttle(1_000)
+    assert (pace.limit(50_000), Throttle(1).limit(50_000), Throttle(0).limit(50_000)) == (500, 1, 50_000)
     began = time.monotonic()
     for _ in range(3):
-        pace.rest(100)
+        pace.sleep_after(100)
     assert time.monotonic() - began >= 0.28

@@ -20,7 +20,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], str]:
 
     def answer(_self: Any, seconds: Any, _interval: float, _timeout: float) -> str:
         now[0] += seconds
-        return connection.slow
+        return connection.slow_reason
 
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(psycopg.Connection, "wait", answer)
@@ -45,5 +45,5 @@ def test_several_slow_answers_in_a_row_are_reported(waits: Any) -> None:
 def test_a_commit_resets_the_waiting_time(waits: Any) -> None:
     for _ in range(10):
         assert waits(4.0) == ""
-        waits.connection.done()
-    assert waits.connection.slow == ""
+        waits.connection.end_batch()
+    assert waits.connection.slow_reason == ""

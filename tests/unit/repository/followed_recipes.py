@@ -32,10 +32,10 @@ from tidemill_api.formats import reference
 from tidemill_api.http import openapi
 from tidemill_api.http.rest import Rest
 from tidemill_api.query.answers import Stream
-from tidemill_contract.functions.partials import layout
+from tidemill_contract.functions.partials import build_layout
 from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 from tidemill_contract.runtime import AggregationRef, PipelineConfig
 from tidemill_contract.windows import answer_columns, answer_range
 from tidemill_operator.cli.main import main
@@ -68,7 +68,7 @@ def aggregation(**changes: Any) -> dict[str, Any]:
 
 def spec(**changes: Any) -> PipelineSpec:
     """Return the spec of `document`, which model and CRD must accept."""
-    pipeline, faults = check(document(**changes))
+    pipeline, faults = check_document(document(**changes))
     assert (faults, crd_faults(document(**changes))) == ([], [])
     assert pipeline is not None
     return pipeline.spec
@@ -83,9 +83,9 @@ def copied() -> None:
 def test_filled_is_a_function_everywhere() -> None:
     """It is in the CRD, on the page and among drawn functions, and the tests' model computes the same value."""
     metric = {"name": "m", "function": "filled", "field": "v"}
-    plan = layout(spec(aggregations=[aggregation(metrics=[metric])]).aggregations[0], {"v": "string"})
-    assert [partial.column for partial in plan.partials] == ["_count", "_n_v"]
-    assert answer_columns(plan) == [("m", "number", '"_n_v"::double precision / nullif("_count", 0)')]
+    layout = build_layout(spec(aggregations=[aggregation(metrics=[metric])]).aggregations[0], {"v": "string"})
+    assert [partial.column for partial in layout.partials] == ["_count", "_n_v"]
+    assert answer_columns(layout) == [("m", "number", '"_n_v"::double precision / nullif("_count", 0)')]
     assert answer_range(METRICS.make(**metric), "string") == (0.0, 1.0)
     assert "- filled" in render()
     assert "| `filled` | the share of events" in table()
@@ -97,14 +97,14 @@ def test_overlapping_windows_contain_the_events_of_the_tests_model() -> None:
     """The processor aggregates events of ten minutes."""
     window = {"type": "overlapping", "size": "1m"}
     pipeline = spec(aggregations=[aggregation(window=window)])
-    plan = layout(pipeline.aggregations[0], {})
+    layout = build_layout(pipeline.aggregations[0], {})
     rnd, now = random.Random(1), 1_770_000_000_000
     times = [now - rnd.randrange(600_000) for _ in range(500)]
     frame = BatchReader(pipeline).read(records(*({"ts": ts} for ts in times)), now).frame
-    rows = aggregate(frame, plan, closed_until=None, epochs={}).rows
+    rows = aggregate(frame, layout, closed_until=None, epochs={}).rows
     counted: Counter[int] = Counter()
     for pane, count in rows.select("_pane", "_count").rows():
-        for start in range(pane - plan.spread_ms, pane + 1, plan.pane_ms):
+        for start in range(pane - layout.last_pane_offset_ms, pane + 1, layout.pane_ms):
             counted[start] += count
     version = Version(aggregation(window=window), 1)
     entries = [Entry(Event(0, 0, b"", time), {}, NO_CUT, 0) for time in times]
@@ -117,7 +117,7 @@ def test_overlapping_is_a_kind_of_window_everywhere() -> None:
     assert "`overlapping`" in pages.render()
     assert crd_faults(document(aggregations=[aggregation(window={"type": "overlapping", "size": "1m", "hop": "1s"})]))
     assert "overlapping" in {draw_window(random.Random(seed))["type"] for seed in range(40)}
-    _, faults = check(document(aggregations=[aggregation(window={"type": "overlapping", "size": "1s"})]))
+    _, faults = check_document(document(aggregations=[aggregation(window={"type": "overlapping", "size": "1s"})]))
     assert [(fault.path, fault.message) for fault in faults] == [
         ("spec.aggregations[0].window.size", "is not a multiple of two seconds")
     ]
@@ -137,7 +137,7 @@ def test_jump_reports_a_value_far_from_the_previous_value() -> None:
 
 def test_batchevents_is_a_member_of_the_resource() -> None:
     assert spec(processor={"batchEvents": 1_000}).processor.batch_events == 1_000
-    assert check(document(processor={"batchEvents": 0}))[1][0].path == "spec.processor.batchEvents"
+    assert check_document(document(processor={"batchEvents": 0}))[1][0].path == "spec.processor.batchEvents"
     assert crd_faults(document(processor={"batchEvents": 0})) == ["processor.batchEvents"]
     assert "| `processor.batchEvents` | integer, 1 to 50000 |" in pages.render()
 
@@ -161,7 +161,7 @@ def answered(requests: Sequence[tuple[str, dict[str, str]]]) -> list[httpx.Respo
     """Return the answers of the routes to requests of paths and headers."""
     refs = (AggregationRef(name="a"),)
     model = PipelineModel(PipelineConfig(namespace="shop", name="orders", generation=1, spec=spec(), aggregations=refs))
-    catalog = SimpleNamespace(guarded=False, config=lambda _name: None, find=lambda _name: model)
+    catalog = SimpleNamespace(has_protected_pipelines=False, config=lambda _name: None, find=lambda _name: model)
     services: Any = SimpleNamespace(answers=Canned(), catalog=catalog)
     front: Any = SimpleNamespace()
     app: Any = Starlette(routes=Rest(services, front).routes())

@@ -130,8 +130,8 @@ def test_commands_of_kubectl_name_existing_resources_annotations_and_namespaces(
 
 @pages
 def test_complete_resources_in_pages_are_valid(page: Path) -> None:
-    from tidemill_contract.resource.validate import check
+    from tidemill_contract.resource.validate import check_document
 
     for block in blocks(page):
         if block.language == "yaml" and "kind: AnalyticsPipeline" in block.text:
-            assert check(yaml.safe_load(block.text))[1] == []
+            assert check_document(yaml.safe_load(block.text))[1] == []

@@ -119,7 +119,7 @@ def test_counters_of_a_pipeline_begin_at_zero() -> None:
             ],
         }
     )
-    processor.begin_at_zero(PipelineConfig(namespace="ns", name="begins", generation=1, spec=spec, aggregations=()))
+    processor.init_counters(PipelineConfig(namespace="ns", name="begins", generation=1, spec=spec, aggregations=()))
     text = exposition().decode()
     assert 'anomalies_detected_total{pipeline="begins",rule="jump"} 0.0' in text
     assert 'tidemill_events_late_total{aggregation="all",policy="drop"} 0.0' in text

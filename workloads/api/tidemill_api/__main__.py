@@ -11,14 +11,14 @@ import sys
 import uvicorn
 
 from tidemill_api.app import create_app
-from tidemill_api.live.places import Places
+from tidemill_api.health_monitor import HealthMonitor
+from tidemill_api.live.connection_limit import ConnectionLimit
 from tidemill_api.live.slow_clients import LiveProtocol
 from tidemill_api.services import Services, make_services
-from tidemill_api.upkeep import Upkeep
 from tidemill_chassis.service import log_to_stderr
 from tidemill_chassis.web.hosts import Hosts
-from tidemill_chassis.web.limits import HttpLimits, bounded
-from tidemill_chassis.web.server import HttpServer, Status
+from tidemill_chassis.web.limits import HttpLimits, bounded_protocol
+from tidemill_chassis.web.server import HttpServer, StatusCallbacks
 from tidemill_contract.runtime import WorkloadSettings
 
 log = logging.getLogger("tidemill_api")
@@ -34,13 +34,17 @@ MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
 class Server(HttpServer):
     """A uvicorn server that first disconnects WebSocket and SSE clients when it stops."""
 
-    def __init__(self, config: uvicorn.Config, services: Services, upkeep: Upkeep) -> None:
-        super().__init__(config, services.settings, Status(upkeep.health, upkeep.ready, upkeep.alive))
+    def __init__(self, config: uvicorn.Config, services: Services, health_monitor: HealthMonitor) -> None:
+        super().__init__(
+            config,
+            services.settings,
+            StatusCallbacks(health_monitor.health, health_monitor.ready, health_monitor.alive),
+        )
         self._services = services
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Disconnect the WebSocket and SSE clients, and then stop the server."""
-        await self._services.upstreams.leave()
+        await self._services.broadcasters.disconnect_all()
         await super().shutdown(sockets)
 
 
@@ -57,14 +61,15 @@ def main() -> int:
     log_to_stderr(settings)
     try:
         services = make_services(settings, os.environ)
-        hosts, places = Hosts.parse(settings.allowed_hosts), Places.from_env()
-        http = bounded(HttpLimits.from_env())
+        hosts, limit = Hosts.parse(settings.allowed_hosts), ConnectionLimit.from_env()
+        http = bounded_protocol(HttpLimits.from_env())
     except ValueError as error:
         log.error("%s", error)
         return 2
-    upkeep = Upkeep(services)
+    monitor = HealthMonitor(services)
+    app = create_app(services, cors_origins=_origins(), hosts=hosts, health_monitor=monitor, connection_limit=limit)
     config = uvicorn.Config(
-        create_app(services, cors_origins=_origins(), hosts=hosts, upkeep=upkeep, places=places),
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -83,7 +88,7 @@ def main() -> int:
     # that `main` returns its exit code.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    server = Server(config, services, upkeep)
+    server = Server(config, services, monitor)
     log.info("serving %s on %s:%d", settings.pipeline or "all pipelines", settings.host, settings.port)
     server.run()
     return 0 if server.started else 1

@@ -10,15 +10,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from tidemill_api.dashboard import dashboard_router
-from tidemill_api.http.fast_path import Front
+from tidemill_api.health_monitor import HealthMonitor
+from tidemill_api.http.cache_middleware import CacheMiddleware
 from tidemill_api.http.reference import reference_routes
 from tidemill_api.http.rest import Rest, answer_defect, answer_unmatched
 from tidemill_api.http.status_routes import status_routes
-from tidemill_api.live.places import Places
+from tidemill_api.live.connection_limit import ConnectionLimit
 from tidemill_api.live.routes import live_router
 from tidemill_api.services import Services
-from tidemill_api.upkeep import Upkeep
-from tidemill_chassis.web.asgi import App, HttpMetrics, RequestTimeout, by_name
+from tidemill_chassis.web.asgi import App, HttpMetrics, RequestTimeout, guard_hosts
 from tidemill_chassis.web.hosts import Hosts
 from tidemill_chassis.web.problems import Problem, answer_problem
 
@@ -28,8 +28,8 @@ def create_app(
     *,
     cors_origins: Sequence[str] = (),
     hosts: Hosts | None = None,
-    upkeep: Upkeep | None = None,
-    places: Places | None = None,
+    health_monitor: HealthMonitor | None = None,
+    connection_limit: ConnectionLimit | None = None,
 ) -> App:
     """Return the ASGI application of the API.
 
@@ -37,16 +37,16 @@ def create_app(
         services: the shared services, which are closed when the application ends.
         cors_origins: origins whose pages can read answers and open WebSockets, in addition to the API's own origin.
         hosts: the host names that clients can use, or None for all host names.
-        upkeep: the background tasks of the caller, or None to create background tasks.
-        places: the limits of live connections without an API key, or None for the default limits.
+        health_monitor: the background tasks, or None to create a health monitor.
+        connection_limit: the limits of live connections without an API key, or None for the default limits.
     """
-    upkeep, front = upkeep or Upkeep(services), Front(services)
+    health_monitor, cache_middleware = health_monitor or HealthMonitor(services), CacheMiddleware(services)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        upkeep.start()
+        health_monitor.start()
         yield
-        await upkeep.stop()
+        await health_monitor.stop()
         await services.close()
 
     app = FastAPI(
@@ -56,13 +56,13 @@ def create_app(
     app.add_exception_handler(Problem, answer_problem)
     app.add_exception_handler(HTTPException, answer_unmatched)
     app.add_exception_handler(Exception, answer_defect)
-    app.router.routes.extend(status_routes(upkeep))
-    app.router.routes.extend(Rest(services, front).routes())
+    app.router.routes.extend(status_routes(health_monitor))
+    app.router.routes.extend(Rest(services, cache_middleware).routes())
     app.router.routes.extend(reference_routes())
-    app.include_router(live_router(services, origins=cors_origins, places=places))
+    app.include_router(live_router(services, origins=cors_origins, connection_limit=connection_limit))
     app.include_router(dashboard_router())
-    front.app = RequestTimeout(app, services.resilience.timeouts.api_request_seconds)
-    return HttpMetrics(by_name(_with_cors(front, cors_origins), hosts or Hosts(())))
+    cache_middleware.app = RequestTimeout(app, services.resilience.timeouts.api_request_seconds)
+    return HttpMetrics(guard_hosts(_with_cors(cache_middleware, cors_origins), hosts or Hosts(())))
 
 
 def _with_cors(app: App, origins: Sequence[str]) -> App:

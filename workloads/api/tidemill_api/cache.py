@@ -17,7 +17,7 @@ import msgspec
 import redis.asyncio
 
 from tidemill_api import metrics
-from tidemill_api.database_errors import outage
+from tidemill_api.database_errors import is_outage
 from tidemill_chassis.resilience.config import BreakerOpen, Guard
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ The function returns a new answer, or None if the earlier answer is still curren
 
 
 @dataclass
-class Slot:
+class CacheEntry:
     """The cache entry of one query.
 
     Attributes:
@@ -79,60 +79,60 @@ class AnswerCache:
     ) -> None:
         self._client, self._guard = client, guard
         self._max_entries, self._stale_seconds = max_entries, stale_seconds
-        self._slots: OrderedDict[str, Slot] = OrderedDict()
+        self._entries: OrderedDict[str, CacheEntry] = OrderedDict()
         self._bytes = 0
-        self._flights: dict[str, asyncio.Task[tuple[Slot, bool]]] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._computations: dict[str, asyncio.Task[tuple[CacheEntry, bool]]] = {}
+        self._writes: set[asyncio.Task[None]] = set()
         self.redis_error = ""
 
-    def fresh(self, key: str) -> Slot | None:
+    def find_fresh(self, key: str) -> CacheEntry | None:
         """Return the cache entry of a key, or None if there is no fresh answer."""
-        slot = self._slots.get(key)
-        if slot is None or slot.fresh_until <= time.monotonic():
+        entry = self._entries.get(key)
+        if entry is None or entry.fresh_until <= time.monotonic():
             return None
-        self._slots.move_to_end(key)
-        return slot
+        self._entries.move_to_end(key)
+        return entry
 
-    async def get(self, key: str, operation: str, ttl_seconds: float, compute: Compute) -> tuple[Slot, bool]:
+    async def get(self, key: str, operation: str, ttl_seconds: float, compute: Compute) -> tuple[CacheEntry, bool]:
         """Return the cache entry of a query, and whether its answer is stale.
 
         Raises:
             Exception: the error of `compute`, if there is no older answer.
         """
-        slot = self.fresh(key)
-        if slot is not None:
+        entry = self.find_fresh(key)
+        if entry is not None:
             metrics.CACHE_HITS.labels(operation).inc()
-            return slot, False
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = asyncio.create_task(self._fetch(key, operation, ttl_seconds, compute))
-            self._flights[key] = flight
-            flight.add_done_callback(lambda done: self._landed(key, done))
-        old = self._old(key)
-        if old is not None:
-            await asyncio.wait({flight}, timeout=SLOW_SECONDS)
-            if not flight.done():
-                return old, True
+            return entry, False
+        computation = self._computations.get(key)
+        if computation is None:
+            computation = asyncio.create_task(self._fetch(key, operation, ttl_seconds, compute))
+            self._computations[key] = computation
+            computation.add_done_callback(lambda done: self._remove_computation(key, done))
+        stale_entry = self._find_stale(key)
+        if stale_entry is not None:
+            await asyncio.wait({computation}, timeout=SLOW_SECONDS)
+            if not computation.done():
+                return stale_entry, True
         # A cancelled request must not cancel the shared computation, because other requests wait for its result.
-        return await asyncio.shield(flight)
+        return await asyncio.shield(computation)
 
-    def _landed(self, key: str, flight: asyncio.Task[tuple[Slot, bool]]) -> None:
-        self._flights.pop(key, None)
-        if not flight.cancelled():
-            flight.exception()  # retrieve the exception, because asyncio logs unretrieved exceptions
+    def _remove_computation(self, key: str, computation: asyncio.Task[tuple[CacheEntry, bool]]) -> None:
+        self._computations.pop(key, None)
+        if not computation.cancelled():
+            computation.exception()  # retrieve the exception, because asyncio logs unretrieved exceptions
 
-    def _old(self, key: str) -> Slot | None:
-        slot = self._slots.get(key)
-        return slot if slot is not None and self._usable(slot) else None
+    def _find_stale(self, key: str) -> CacheEntry | None:
+        entry = self._entries.get(key)
+        return entry if entry is not None and self._is_usable(entry) else None
 
-    def _usable(self, slot: Slot) -> bool:
-        return slot.answer.age_seconds < self._stale_seconds
+    def _is_usable(self, entry: CacheEntry) -> bool:
+        return entry.answer.age_seconds < self._stale_seconds
 
-    async def _fetch(self, key: str, operation: str, ttl_seconds: float, compute: Compute) -> tuple[Slot, bool]:
-        cached = self._slots.get(key)
-        shared = await self._read(key)
-        if shared is not None and (cached is None or shared.computed_at > cached.answer.computed_at):
-            cached = self._remember(key, shared, ttl_seconds)
+    async def _fetch(self, key: str, operation: str, ttl_seconds: float, compute: Compute) -> tuple[CacheEntry, bool]:
+        cached = self._entries.get(key)
+        redis_answer = await self._read_redis(key)
+        if redis_answer is not None and (cached is None or redis_answer.computed_at > cached.answer.computed_at):
+            cached = self._store(key, redis_answer, ttl_seconds)
             if cached.fresh_until > time.monotonic():
                 metrics.CACHE_HITS.labels(operation).inc()
                 return cached, False
@@ -141,38 +141,38 @@ class AnswerCache:
         try:
             answer = await compute(cached.answer if cached else None)
         except Exception as error:
-            if cached is None or not self._usable(cached) or not outage(error):
+            if cached is None or not self._is_usable(cached) or not is_outage(error):
                 raise
             return cached, True
         if answer is None:
             assert cached is not None  # noqa: S101 - `compute` answers None only to a cached answer
-            answer = replace_time(cached.answer, started)
-        slot = self._remember(key, answer, ttl_seconds)
-        task = asyncio.create_task(self._write(key, answer))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return slot, False
+            answer = with_computed_at(cached.answer, started)
+        entry = self._store(key, answer, ttl_seconds)
+        task = asyncio.create_task(self._write_redis(key, answer))
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        return entry, False
 
-    def _remember(self, key: str, answer: Answer, ttl_seconds: float) -> Slot:
+    def _store(self, key: str, answer: Answer, ttl_seconds: float) -> CacheEntry:
         fresh_until = time.monotonic() + ttl_seconds - answer.age_seconds
-        slot = self._slots.get(key)
-        if slot is None:
-            slot = Slot(key, answer, fresh_until)
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = CacheEntry(key, answer, fresh_until)
             if self._max_entries == 0:
-                return slot
-            self._slots[key] = slot
+                return entry
+            self._entries[key] = entry
             self._bytes += len(answer.body)
         else:
-            self._bytes += len(answer.body) - len(slot.answer.body)
-            slot.answer, slot.fresh_until, slot.headers = answer, fresh_until, []
-            self._slots.move_to_end(key)
-        while len(self._slots) > 1 and (len(self._slots) > self._max_entries or self._bytes > MAX_MEMORY_BYTES):
-            _, evicted = self._slots.popitem(last=False)
+            self._bytes += len(answer.body) - len(entry.answer.body)
+            entry.answer, entry.fresh_until, entry.headers = answer, fresh_until, []
+            self._entries.move_to_end(key)
+        while len(self._entries) > 1 and (len(self._entries) > self._max_entries or self._bytes > MAX_MEMORY_BYTES):
+            _, evicted = self._entries.popitem(last=False)
             evicted.fresh_until = 0.0
             self._bytes -= len(evicted.answer.body)
-        return slot
+        return entry
 
-    async def _read(self, key: str) -> Answer | None:
+    async def _read_redis(self, key: str) -> Answer | None:
         if self._client is None or self.redis_error:
             return None
         try:
@@ -182,33 +182,33 @@ class AnswerCache:
         except msgspec.DecodeError:
             return None  # another release of the API has written the value to Redis
         except (redis.RedisError, BreakerOpen, OSError) as error:
-            self.note(error)
+            self.record_error(error)
             return None
 
-    async def _write(self, key: str, answer: Answer) -> None:
+    async def _write_redis(self, key: str, answer: Answer) -> None:
         if self._client is None or self.redis_error or len(answer.body) > MAX_SHARED_BYTES:
             return
-        client, text = self._client, msgspec.msgpack.encode(answer)
+        client, encoded = self._client, msgspec.msgpack.encode(answer)
         seconds = max(60, int(self._stale_seconds))
         try:
-            await self._guard.acall(lambda: client.set(_redis_key(key), text, ex=seconds), retry=False)
+            await self._guard.acall(lambda: client.set(_redis_key(key), encoded, ex=seconds), retry=False)
         except (redis.RedisError, BreakerOpen, OSError) as error:
-            self.note(error)
+            self.record_error(error)
 
-    def note(self, error: Exception) -> None:
+    def record_error(self, error: Exception) -> None:
         """Store the text of a Redis error for /health. The error of an open circuit breaker is not stored."""
         if not isinstance(error, BreakerOpen):
             self.redis_error = str(error) or type(error).__name__
 
     async def close(self) -> None:
         """Cancel all running tasks of the cache."""
-        tasks = [*self._flights.values(), *self._background]
+        tasks = [*self._computations.values(), *self._writes]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def replace_time(answer: Answer, computed_at: float) -> Answer:
+def with_computed_at(answer: Answer, computed_at: float) -> Answer:
     """Return a copy of the answer with another `computed_at`."""
     return msgspec.structs.replace(answer, computed_at=computed_at)
 

@@ -12,8 +12,8 @@ from tidemill_chassis.pipelines import PipelineDirectory
 from tidemill_chassis.web.problems import not_found
 from tidemill_contract import names
 from tidemill_contract.expressions.compiler import derived_types
-from tidemill_contract.functions.feeds import Feeds, guarded
-from tidemill_contract.functions.partials import AggregationLayout, field_types, layout, quote
+from tidemill_contract.functions.fill_history import FillHistory, mask_incomplete_metrics
+from tidemill_contract.functions.partials import AggregationLayout, build_layout, field_types, quote
 from tidemill_contract.functions.registry import FUNCTIONS
 from tidemill_contract.resource.spec import AggregationSpec
 from tidemill_contract.runtime import PipelineConfig
@@ -54,13 +54,13 @@ class AggregationModel:
         """The function of each metric, by the metric's name."""
         return {metric.name: metric.function for metric, _ in self.layout.metrics}
 
-    def fed(self, feeds: Feeds) -> AggregationModel:
-        """Return the aggregation. Its SQL returns null for incomplete values of metrics.
+    def mask_incomplete(self, fill_history: FillHistory) -> AggregationModel:
+        """Return a copy whose SQL replaces incomplete values of metrics with null.
 
         For example, a new metric can be incomplete in earlier windows.
         """
-        plan = guarded(self.layout, feeds)
-        return self if plan is self.layout else replace(self, layout=plan)
+        masked = mask_incomplete_metrics(self.layout, fill_history)
+        return self if masked is self.layout else replace(self, layout=masked)
 
 
 def _members(function: str, field_type: str | None) -> tuple[Column, ...]:
@@ -86,7 +86,7 @@ class PipelineModel:
         for spec in config.spec.aggregations:
             version = config.version(spec.name)
             table = f"{self.schema}.{quote(names.window_table(spec.name, version))}"
-            self.aggregations[spec.name] = AggregationModel(spec, version, layout(spec, types), table)
+            self.aggregations[spec.name] = AggregationModel(spec, version, build_layout(spec, types), table)
 
     @property
     def name(self) -> str:
@@ -131,10 +131,10 @@ class Catalog:
         return None if self._only and name != self._only else self._directory.get(name)
 
     @property
-    def guarded(self) -> bool:
+    def has_protected_pipelines(self) -> bool:
         """Whether any pipeline requires an API key."""
-        mine = (config for config in self._directory.all() if self._only in ("", config.name))
-        return any(config.spec.auth.required is not False for config in mine)
+        served = (config for config in self._directory.all() if self._only in ("", config.name))
+        return any(config.spec.auth.required is not False for config in served)
 
     def all(self) -> list[PipelineModel]:
         """Return all pipelines, sorted by name."""

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tidemill_api.http.replies import matches
+from tidemill_api.http.replies import etag_matches
 from tidemill_chassis.web.problems import not_found
 
 STATIC = "/static"
@@ -75,6 +75,6 @@ def dashboard_router() -> APIRouter:
 
 def _reply(asset: Asset, request: Request) -> Response:
     headers = {**HEADERS, "etag": asset.etag}
-    if matches(request.headers.get("if-none-match"), asset.etag):
+    if etag_matches(request.headers.get("if-none-match"), asset.etag):
         return Response(status_code=304, headers=headers)
     return Response(asset.body, headers={**headers, "content-type": asset.media})

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from tidemill_api import metrics
-from tidemill_api.database_errors import QueryTooLong, not_ready, of_server
+from tidemill_api.database_errors import QueryTooLong, affects_all_pipelines, is_not_ready
 from tidemill_api.pipeline_guards import PipelineGuards
 from tidemill_chassis.postgres import KEEPALIVE, MARGIN_SECONDS, BoundedAsyncConnection
 from tidemill_chassis.resilience.config import BreakerOpen, Deadline, DeadlineExceeded, Guard
@@ -48,21 +48,21 @@ class Pool:
         Raises:
             psycopg.Error: Postgres cannot be reached, or returns an error.
         """
-        connection, used = await self._take()
+        connection, reused = await self._acquire()
         try:
-            return await self._work(connection, work)
+            return await self._run_in_transaction(connection, work)
         except psycopg.OperationalError:
             # The connection may have broken while it was idle, so repeat the work on a new connection.
-            if not used or not connection.closed:
+            if not reused or not connection.closed:
                 raise
-            await self.drop_idle()
-        return await self._work(await self._connect(), work)
+            await self.close_idle()
+        return await self._run_in_transaction(await self._connect(), work)
 
-    async def _work(self, connection: BoundedAsyncConnection, work: Work[T]) -> T:
+    async def _run_in_transaction(self, connection: BoundedAsyncConnection, work: Work[T]) -> T:
         healthy = False
         try:
             async with connection.transaction():
-                result = await self._in_time(connection, work)
+                result = await self._run_with_timeout(connection, work)
             healthy = True
             return result
         except psycopg.Error:
@@ -70,40 +70,40 @@ class Pool:
             raise
         finally:
             # Do not reuse a connection with an interrupted statement.
-            await self._give_back(connection, healthy)
+            await self._release(connection, healthy)
 
-    async def _in_time(self, connection: BoundedAsyncConnection, work: Work[T]) -> T:
+    async def _run_with_timeout(self, connection: BoundedAsyncConnection, work: Work[T]) -> T:
         timer = asyncio.timeout(self._query_seconds + MARGIN_SECONDS / 2)
         try:
             async with timer:
                 return await work(connection)
         except TimeoutError:
             # Postgres itself ends each statement after `statement_timeout`, unless Postgres hangs.
-            if not timer.expired() or time.monotonic() - connection.asked_at >= self._query_seconds:
+            if not timer.expired() or time.monotonic() - connection.statement_sent_at >= self._query_seconds:
                 raise
             raise QueryTooLong(self._query_seconds) from None
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Connection]:
         """Yield a connection inside a transaction."""
-        connection, _ = await self._take()
+        connection, _ = await self._acquire()
         healthy = False
         try:
             async with connection.transaction():
                 yield connection
             healthy = True
         finally:
-            await self._give_back(connection, healthy)
+            await self._release(connection, healthy)
 
-    async def _take(self) -> tuple[BoundedAsyncConnection, bool]:
+    async def _acquire(self) -> tuple[BoundedAsyncConnection, bool]:
         while self._idle:
-            connection, since = self._idle.pop()
-            if not connection.closed and time.monotonic() - since < IDLE_SECONDS:
+            connection, idle_since = self._idle.pop()
+            if not connection.closed and time.monotonic() - idle_since < IDLE_SECONDS:
                 return connection, True
             await self._close(connection)
         return await self._connect(), False
 
-    async def _give_back(self, connection: BoundedAsyncConnection, healthy: bool) -> None:
+    async def _release(self, connection: BoundedAsyncConnection, healthy: bool) -> None:
         if healthy and not connection.closed and not self._closed:
             self._idle.append((connection, time.monotonic()))
         else:
@@ -134,13 +134,13 @@ class Pool:
         metrics.DB_CONNECTIONS.dec()
         await connection.close()
 
-    async def drop_idle(self) -> None:
+    async def close_idle(self) -> None:
         """Close the idle connections."""
         idle, self._idle = self._idle, []
         for connection, _ in idle:
             await self._close(connection)
 
-    async def drop_old(self) -> None:
+    async def close_expired(self) -> None:
         """Close the connections that have been idle for IDLE_SECONDS."""
         now = time.monotonic()
         old = [entry for entry in self._idle if now - entry[1] >= IDLE_SECONDS]
@@ -151,7 +151,7 @@ class Pool:
     async def close(self) -> None:
         """Close idle connections now, and busy connections when their work ends."""
         self._closed = True
-        await self.drop_idle()
+        await self.close_idle()
 
 
 class Database:
@@ -159,7 +159,7 @@ class Database:
 
     Attributes:
         error: the latest failure of Postgres, or an empty text after a success.
-        seen: whether Postgres has ever answered.
+        has_answered: whether Postgres has ever answered.
     """
 
     def __init__(self, settings: WorkloadSettings, guard: Guard) -> None:
@@ -167,7 +167,7 @@ class Database:
         self._pools: dict[str, Pool] = {}
         self._guards = PipelineGuards(guard)
         self.error = ""
-        self.seen = False
+        self.has_answered = False
 
     def pool(self, pipeline: str) -> Pool:
         """Return the connections of a pipeline."""
@@ -187,11 +187,11 @@ class Database:
         pool = self.pool(pipeline)
         async with _slot(pool.slots, deadline):
             try:
-                result: T = await self._guards.of(pipeline).acall(pool.run, work, deadline=deadline, retry=retry)
+                result: T = await self._guards.get(pipeline).acall(pool.run, work, deadline=deadline, retry=retry)
             except Exception as error:
-                self._note(error)
+                self._record_error(error)
                 raise
-        self._succeeded()
+        self._record_success()
         return result
 
     @asynccontextmanager
@@ -204,19 +204,19 @@ class Database:
         """
         pool = self.pool(pipeline)
         async with _slot(pool.stream_slots, deadline):
-            guard = self._guards.of(pipeline)
+            guard = self._guards.get(pipeline)
             ticket = guard.admit()
             try:
                 async with pool.stream() as connection:
                     yield connection
             except BaseException as error:
-                self._note(error)
-                guard.settle(ticket, error)
+                self._record_error(error)
+                guard.record_result(ticket, error)
                 raise
-            guard.settle(ticket)
-            self._succeeded()
+            guard.record_result(ticket)
+            self._record_success()
 
-    async def answers(self, pipelines: Sequence[str]) -> bool:
+    async def is_reachable(self, pipelines: Sequence[str]) -> bool:
         """Return whether Postgres answers a query.
 
         If no pipeline has a login yet, return whether Postgres accepts a TCP connection.
@@ -224,11 +224,11 @@ class Database:
         for pipeline in pipelines:
             try:
                 # Do not count the probe towards the limit of concurrent queries.
-                await self.guard.alook(self.pool(pipeline).run, _nothing)
-                self._answered()
+                await self.guard.aprobe(self.pool(pipeline).run, _ping)
+                self._mark_reachable()
                 return True
             except Exception as error:
-                if not not_ready(error):
+                if not is_not_ready(error):
                     if not isinstance(error, BreakerOpen):
                         self.error = str(error) or type(error).__name__
                     return False
@@ -239,28 +239,28 @@ class Database:
             self.error = str(error) or type(error).__name__
             return False
         writer.close()
-        self._answered()
+        self._mark_reachable()
         return True
 
-    def _answered(self) -> None:
+    def _mark_reachable(self) -> None:
         if self.error:
             self._guards.clear()
-        self.error, self.seen = "", True
+        self.error, self.has_answered = "", True
 
-    def _succeeded(self) -> None:
-        self.guard.success()
-        self._answered()
+    def _record_success(self) -> None:
+        self.guard.record_success()
+        self._mark_reachable()
 
-    def _note(self, error: BaseException) -> None:
-        if not isinstance(error, BreakerOpen | DeadlineExceeded) and of_server(error):
-            self.guard.failure(error)
+    def _record_error(self, error: BaseException) -> None:
+        if not isinstance(error, BreakerOpen | DeadlineExceeded) and affects_all_pipelines(error):
+            self.guard.record_failure(error)
             self.error = str(error) or type(error).__name__
 
-    async def tidy(self, pipelines: set[str]) -> None:
+    async def close_unused(self, pipelines: set[str]) -> None:
         """Close idle connections after IDLE_SECONDS, and all connections of pipelines not in `pipelines`."""
         for name, pool in list(self._pools.items()):
             if name in pipelines:
-                await pool.drop_old()
+                await pool.close_expired()
             else:
                 self._guards.forget(name)
                 await self._pools.pop(name).close()
@@ -271,7 +271,7 @@ class Database:
             await pool.close()
 
 
-async def _nothing(connection: Connection) -> None:
+async def _ping(connection: Connection) -> None:
     await connection.execute("SELECT 1")
 
 

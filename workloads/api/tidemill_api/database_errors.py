@@ -15,7 +15,7 @@ _NOT_READY = frozenset({"28000", "28P01", "3D000", "3F000", "42P01", "42703", "4
 """Postgres error codes that occur while the operator still sets up a pipeline."""
 
 
-def not_ready(error: BaseException) -> bool:
+def is_not_ready(error: BaseException) -> bool:
     """Return True if a pipeline's login, schema or tables do not exist yet."""
     if getattr(error, "sqlstate", None) in _NOT_READY or isinstance(error, FileNotFoundError):
         return True
@@ -31,38 +31,39 @@ class QueryTooLong(Exception):
         super().__init__(f"the query was not answered within {seconds:g} s")
 
 
-def too_long(error: BaseException) -> bool:
+def is_query_timeout(error: BaseException) -> bool:
     """Return whether a query was ended because it took too long."""
     return isinstance(error, QueryTooLong) or getattr(error, "sqlstate", None) == _STATEMENT_TIMEOUT
 
 
-def failed(error: BaseException) -> bool:
+def is_failure(error: BaseException) -> bool:
     """Return True for a failure of Postgres or of the connection to Postgres."""
-    return not not_ready(error) and not too_long(error) and database_failed(error)
+    return not is_not_ready(error) and not is_query_timeout(error) and database_failed(error)
 
 
-def retryable(error: BaseException) -> bool:
+def is_retryable(error: BaseException) -> bool:
     """Return whether a database error is likely to disappear on a retry. Timeouts are not retried."""
-    silent = isinstance(error, TimeoutError | psycopg.errors.ConnectionTimeout)
-    return not silent and not not_ready(error) and not too_long(error) and database_retryable(error)
+    timed_out = isinstance(error, TimeoutError | psycopg.errors.ConnectionTimeout)
+    return not timed_out and not is_not_ready(error) and not is_query_timeout(error) and database_retryable(error)
 
 
-def of_server(error: BaseException) -> bool:
+def affects_all_pipelines(error: BaseException) -> bool:
     """Return whether an error affects all pipelines, not just the pipeline of the query."""
-    own = (getattr(error, "sqlstate", None) or "")[:2] in ("53", "58", "XX") or "too many connections for" in str(error)
-    return failed(error) and not own
+    sqlstate_class = (getattr(error, "sqlstate", None) or "")[:2]
+    of_one_pipeline = sqlstate_class in ("53", "58", "XX") or "too many connections for" in str(error)
+    return is_failure(error) and not of_one_pipeline
 
 
-def outage(error: BaseException) -> bool:
+def is_outage(error: BaseException) -> bool:
     """Return whether the API should send an older answer instead of this error."""
-    if isinstance(error, BreakerOpen | DeadlineExceeded | OSError) or not_ready(error):
+    if isinstance(error, BreakerOpen | DeadlineExceeded | OSError) or is_not_ready(error):
         return True
-    return too_long(error) or failed(error)
+    return is_query_timeout(error) or is_failure(error)
 
 
-def of_one_table(error: BaseException) -> bool:
+def is_table_error(error: BaseException) -> bool:
     """Return whether other tables may be readable in spite of the error."""
-    return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not outage(error)
+    return (getattr(error, "sqlstate", None) or "")[:2] in ("42", "XX") or not is_outage(error)
 
 
 def as_problem(error: BaseException, pipeline: str) -> Problem | None:
@@ -70,7 +71,7 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
     if isinstance(error, BreakerOpen):
         detail = "the database does not answer; try again later"
         return unavailable(DATABASE_UNAVAILABLE, detail, error.retry_after_seconds)
-    if too_long(error):
+    if is_query_timeout(error):
         return Problem(
             504,
             "query_timeout",
@@ -78,9 +79,9 @@ def as_problem(error: BaseException, pipeline: str) -> Problem | None:
         )
     if isinstance(error, DeadlineExceeded | TimeoutError):
         return unavailable(DATABASE_UNAVAILABLE, "the database did not answer in time; try again later", 5)
-    if not_ready(error):
+    if is_not_ready(error):
         return unavailable("pipeline_not_ready", f"{pipeline} is not set up yet; try again in a moment", 5)
-    if failed(error) or isinstance(error, OSError):
+    if is_failure(error) or isinstance(error, OSError):
         return unavailable(DATABASE_UNAVAILABLE, "the database does not answer; try again later", 5)
     if isinstance(error, psycopg.errors.ProgramLimitExceeded):  # the sketches of a row need over 1 GB
         return Problem(

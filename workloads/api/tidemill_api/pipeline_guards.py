@@ -9,23 +9,23 @@ from tidemill_chassis.resilience.config import BreakerOpen, Guard
 
 
 class PipelineGuards:
-    """The guards of all pipelines, with the same settings as the guard of Postgres."""
+    """The guards of all pipelines. Their settings are those of `postgres`, the guard of the Postgres server."""
 
-    def __init__(self, server: Guard) -> None:
-        self._server = server
+    def __init__(self, postgres: Guard) -> None:
+        self._postgres = postgres
         self._guards: dict[str, Guard] = {}
 
-    def of(self, pipeline: str) -> Guard:
+    def get(self, pipeline: str) -> Guard:
         """Return the guard of a pipeline.
 
         Raises:
             BreakerOpen: the circuit breaker of Postgres is open.
         """
-        if self._server.state == "open" and (wait := self._server.retry_after_seconds) > 0:
-            raise BreakerOpen(self._server.name, wait)
+        if self._postgres.state == "open" and (wait := self._postgres.retry_after_seconds) > 0:
+            raise BreakerOpen(self._postgres.name, wait)
         guard = self._guards.get(pipeline)
         if guard is None:
-            guard = self._guards[pipeline] = Guard(f"{self._server.name}/{pipeline}", self._server.policy)
+            guard = self._guards[pipeline] = Guard(f"{self._postgres.name}/{pipeline}", self._postgres.policy)
         return guard
 
     def forget(self, pipeline: str) -> None:

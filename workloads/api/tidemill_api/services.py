@@ -10,8 +10,8 @@ import redis.asyncio
 from tidemill_api.cache import AnswerCache
 from tidemill_api.catalog import Catalog
 from tidemill_api.database import Database
-from tidemill_api.database_errors import failed, retryable
-from tidemill_api.live.upstream import Upstreams
+from tidemill_api.database_errors import is_failure, is_retryable
+from tidemill_api.live.broadcaster import Broadcasters
 from tidemill_api.query.answers import Answers
 from tidemill_chassis.auth import Authenticator
 from tidemill_chassis.pipelines import PipelineDirectory
@@ -35,11 +35,11 @@ class Services:
     redis: redis.asyncio.Redis | None
     cache: AnswerCache
     answers: Answers
-    upstreams: Upstreams
+    broadcasters: Broadcasters
 
     async def close(self) -> None:
         """Stop all background work and close all connections."""
-        await self.upstreams.stop()
+        await self.broadcasters.stop()
         await self.cache.close()
         await self.database.close()
         if self.redis is not None:
@@ -53,7 +53,7 @@ def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Ser
         ConfigError: the resilience settings are wrong.
     """
     resilience = ResilienceConfig.load(settings.resilience_file, environ)
-    guards = resilience.guards(is_failure={"database": failed}, is_retryable={"database": retryable})
+    guards = resilience.guards(is_failure={"database": is_failure}, is_retryable={"database": is_retryable})
     fallbacks = resilience.fallbacks
     catalog = Catalog(PipelineDirectory(settings.config_dir), settings.pipeline)
     database = Database(settings, guards.database)
@@ -76,5 +76,5 @@ def make_services(settings: WorkloadSettings, environ: Mapping[str, str]) -> Ser
         redis=client,
         cache=cache,
         answers=Answers(database, cache),
-        upstreams=Upstreams(catalog, database, client, guards.redis),
+        broadcasters=Broadcasters(catalog, database, client, guards.redis),
     )

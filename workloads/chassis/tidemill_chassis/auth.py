@@ -18,11 +18,11 @@ log = logging.getLogger(__name__)
 
 EVENTS_APPEND, QUERY_READ = "events:append", "query:read"
 _MAX_KEY_LENGTH = 512
-_NOBODY = ApiKey(id="", sha256="0" * 64, scopes=())
-_HOW = "send the header 'Authorization: Bearer tm_<id>_<secret>'"
+_DUMMY_KEY = ApiKey(id="", sha256="0" * 64, scopes=())
+_REMEDY = "send the header 'Authorization: Bearer tm_<id>_<secret>'"
 
-_NEEDED = f"an API key is needed: {_HOW}"
-_UNKNOWN = f"this pipeline has no such API key, or there is no such pipeline: {_HOW}"
+_KEY_MISSING = f"an API key is needed: {_REMEDY}"
+_KEY_UNKNOWN = f"this pipeline has no such API key, or there is no such pipeline: {_REMEDY}"
 
 
 class Unauthorized(Exception):
@@ -46,7 +46,7 @@ class Authenticator:
     def __init__(
         self, settings: WorkloadSettings, *, poll_seconds: float = 1.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._settings, self._poll, self._clock = settings, poll_seconds, clock
+        self._settings, self._poll_seconds, self._clock = settings, poll_seconds, clock
         self._files: dict[str, _KeyFile] = {}
         self._lock = threading.Lock()
 
@@ -62,13 +62,13 @@ class Authenticator:
         if pipeline.spec.auth.required is False:
             return
         if not authorization_header:
-            raise Unauthorized(_NEEDED)
+            raise Unauthorized(_KEY_MISSING)
         key_id, secret = _parse(authorization_header)
-        key = self._keys(pipeline.name).get(key_id, _NOBODY)
+        key = self._keys(pipeline.name).get(key_id, _DUMMY_KEY)
         # Compare a hash even for unknown ids. The response time then does not reveal the known ids.
-        same = hmac.compare_digest(hashlib.sha256(secret.encode()).hexdigest(), key.sha256.lower())
-        if not same or key is _NOBODY:
-            raise Unauthorized(_UNKNOWN)
+        is_equal = hmac.compare_digest(hashlib.sha256(secret.encode()).hexdigest(), key.sha256.lower())
+        if not is_equal or key is _DUMMY_KEY:
+            raise Unauthorized(_KEY_UNKNOWN)
         if scope not in key.scopes:
             raise Forbidden(f"the API key {key_id} lacks the scope {scope}; it has {', '.join(key.scopes) or 'none'}")
 
@@ -79,20 +79,20 @@ class Authenticator:
             Unauthorized: always.
         """
         if not authorization_header:
-            raise Unauthorized(_NEEDED)
+            raise Unauthorized(_KEY_MISSING)
         _, secret = _parse(authorization_header)
-        hmac.compare_digest(hashlib.sha256(secret.encode()).hexdigest(), _NOBODY.sha256)
-        raise Unauthorized(_UNKNOWN)
+        hmac.compare_digest(hashlib.sha256(secret.encode()).hexdigest(), _DUMMY_KEY.sha256)
+        raise Unauthorized(_KEY_UNKNOWN)
 
     def _keys(self, pipeline: str) -> dict[str, ApiKey]:
         now = self._clock()
         with self._lock:
             file = self._files.get(pipeline)
-            if file is None or now - file.checked_at >= self._poll:
+            if file is None or now - file.checked_at >= self._poll_seconds:
                 file = self._files[pipeline] = self._read(pipeline, now, file)
             return file.keys
 
-    def _read(self, pipeline: str, now: float, before: _KeyFile | None) -> _KeyFile:
+    def _read(self, pipeline: str, now: float, previous: _KeyFile | None) -> _KeyFile:
         path = self._settings.secret_file(pipeline, "api-keys.json")
         try:
             status = path.stat()
@@ -100,16 +100,16 @@ class Authenticator:
             return _KeyFile(None, now, {})
         except OSError as error:
             log.warning("%s: %s", path, error.strerror)
-            return _KeyFile(None, now, before.keys if before else {})
+            return _KeyFile(None, now, previous.keys if previous else {})
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-        if before is not None and before.stamp == stamp:
-            return _KeyFile(stamp, now, before.keys)
+        if previous is not None and previous.stamp == stamp:
+            return _KeyFile(stamp, now, previous.keys)
         try:
             keys = ApiKeys.model_validate_json(read_bytes(path)).keys
         except (OSError, ValueError) as error:
             # Log only the path and the kind of error. The message of pydantic would quote the API keys.
             log.warning("%s is not a file of API keys (%s); the earlier keys stay in use", path, type(error).__name__)
-            return _KeyFile(stamp, now, before.keys if before else {})
+            return _KeyFile(stamp, now, previous.keys if previous else {})
         return _KeyFile(stamp, now, {key.id: key for key in keys})
 
 
@@ -118,5 +118,5 @@ def _parse(header: str) -> tuple[str, str]:
     parts = key.strip().split("_", 2)
     well_formed = len(parts) == 3 and parts[0] == "tm" and parts[1] and parts[2]
     if scheme.lower() != "bearer" or not well_formed or len(key) > _MAX_KEY_LENGTH or not key.isascii():
-        raise Unauthorized(f"the Authorization header is malformed: {_HOW}")
+        raise Unauthorized(f"the Authorization header is malformed: {_REMEDY}")
     return parts[1], parts[2]

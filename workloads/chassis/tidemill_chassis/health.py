@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tidemill_contract import trust
+from tidemill_contract import tls
 
 _MAX_DETAIL = 300
 _CREDENTIALS = re.compile(r"(?<=://)\S*(?=@)|(?<=password=)(?:'[^']*'|\S+)", re.IGNORECASE)
@@ -22,7 +22,7 @@ class Dependency:
         name: kafka, postgres, redis, …
         ok: whether the latest call succeeded.
         required: whether the component cannot work without the server.
-        detail: the latest error, from which `report` removes credentials.
+        detail: the latest error, from which `health_report` removes credentials.
         breaker: the state of the circuit breaker: closed, half_open or open.
         latency_ms: the duration of the latest call, or None if it was not measured.
     """
@@ -40,7 +40,7 @@ class Dependency:
         return self.ok and self.breaker != "open"
 
 
-def report(
+def health_report(
     component: str,
     dependencies: Sequence[Dependency],
     extra: Mapping[str, Any] | None = None,
@@ -58,18 +58,18 @@ def report(
     if taken := _RESERVED & set(extra or ()):
         raise ValueError(f"extra holds {', '.join(sorted(taken))}, which /health writes itself: choose another name")
     down = [dependency for dependency in dependencies if not dependency.up]
-    broken = any(dependency.required for dependency in down)
-    status = "unhealthy" if broken else "degraded" if down or degraded else "healthy"
+    required_is_down = any(dependency.required for dependency in down)
+    status = "unhealthy" if required_is_down else "degraded" if down or degraded else "healthy"
     body = {
         "status": status,
         "component": component,
-        "dependencies": {d.name: _row(d) for d in dependencies},
+        "dependencies": {d.name: _dependency_row(d) for d in dependencies},
         **(extra or {}),
     }
     return (503 if status == "unhealthy" else 200), body
 
 
-def public(body: Mapping[str, Any]) -> dict[str, Any]:
+def public_report(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the public part of a report: no error texts, latencies or members from `extra`."""
     rows = {
         name: {member: row[member] for member in ("status", "required", "breaker")}
@@ -78,7 +78,7 @@ def public(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"status": body["status"], "component": body["component"], "dependencies": rows}
 
 
-def _row(dependency: Dependency) -> dict[str, Any]:
+def _dependency_row(dependency: Dependency) -> dict[str, Any]:
     row: dict[str, Any] = {
         "status": "up" if dependency.up else "down",
         "required": dependency.required,
@@ -88,10 +88,10 @@ def _row(dependency: Dependency) -> dict[str, Any]:
     if not detail and not dependency.up:
         detail = "circuit breaker open" if dependency.breaker == "open" else "no answer"
     if detail:
-        remedy = trust.remedy(dependency.name, detail)
+        remedy = tls.certificate_remedy(dependency.name, detail)
         ending = f"; {remedy}" if remedy else ""
-        most = _MAX_DETAIL - len(ending)
-        row["detail"] = (detail if len(detail) <= most else detail[: most - 1] + "…") + ending
+        limit = _MAX_DETAIL - len(ending)
+        row["detail"] = (detail if len(detail) <= limit else detail[: limit - 1] + "…") + ending
     if dependency.latency_ms is not None:
         row["latency_ms"] = round(dependency.latency_ms, 1)
     return row

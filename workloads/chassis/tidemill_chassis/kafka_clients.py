@@ -9,7 +9,7 @@ from typing import Any
 from tidemill_contract.files import read_text
 from tidemill_contract.runtime import WorkloadSettings
 
-RECONNECTING: Mapping[str, Any] = {
+FAST_RECONNECT: Mapping[str, Any] = {
     # A client detects a frozen broker only by a timeout. Timeouts shorter than librdkafka's defaults let a client
     # reconnect soon after a broker recovers.
     "api.version.request.timeout.ms": 5000,
@@ -19,7 +19,7 @@ RECONNECTING: Mapping[str, Any] = {
 """Settings of librdkafka with which a client reconnects within seconds after a broker recovers."""
 
 
-def own_connection(settings: WorkloadSettings) -> dict[str, Any]:
+def platform_connection(settings: WorkloadSettings) -> dict[str, Any]:
     """Return the client settings for the platform's own Kafka.
 
     Raises:

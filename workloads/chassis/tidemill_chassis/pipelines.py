@@ -39,9 +39,9 @@ class PipelineDirectory:
     def __init__(
         self, config_dir: Path, poll_seconds: float = 1.0, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._dir, self._poll, self._clock = Path(config_dir), poll_seconds, clock
+        self._dir, self._poll_seconds, self._clock = Path(config_dir), poll_seconds, clock
         self._lock = threading.Lock()
-        self._looked_at: float | None = None
+        self._scanned_at: float | None = None
         self._entries: dict[str, _Entry] = {}
         self._dir_fault: str | None = None
         self._configs: dict[str, PipelineConfig] = {}
@@ -66,13 +66,13 @@ class PipelineDirectory:
 
     def _refresh(self) -> None:
         now = self._clock()
-        if self._looked_at is not None and now - self._looked_at < self._poll:
+        if self._scanned_at is not None and now - self._scanned_at < self._poll_seconds:
             return
         with self._lock:
-            if self._looked_at is not None and now - self._looked_at < self._poll:
+            if self._scanned_at is not None and now - self._scanned_at < self._poll_seconds:
                 return
             self._scan()
-            self._looked_at = now
+            self._scanned_at = now
 
     def _scan(self) -> None:
         try:
@@ -91,12 +91,12 @@ class PipelineDirectory:
             self._dir_fault = fault
             self._faults = {**self._faults, ".": fault}
             return
-        before = self._entries
-        if self._dir_fault is None and {name: entry.stamp for name, entry in before.items()} == stamps:
+        previous = self._entries
+        if self._dir_fault is None and {name: entry.stamp for name, entry in previous.items()} == stamps:
             return
         self._dir_fault = None
-        entries = {name: self._entry(name, stamp, before.get(name)) for name, stamp in stamps.items()}
-        for name in before.keys() - entries.keys():
+        entries = {name: self._entry(name, stamp, previous.get(name)) for name, stamp in stamps.items()}
+        for name in previous.keys() - entries.keys():
             log.info("the config of pipeline %s was removed", name)
         self._entries = entries
         # Readers hold no lock, so create new dictionaries instead of changing the old ones.
@@ -113,10 +113,10 @@ class PipelineDirectory:
                     stamps.append((file.name.removesuffix(_SUFFIX), _stamp(file.stat())))
         return stamps
 
-    def _entry(self, name: str, stamp: _Stamp, before: _Entry | None) -> _Entry:
-        if before is not None and before.stamp == stamp:
-            return before
-        last = before.config if before is not None else None
+    def _entry(self, name: str, stamp: _Stamp, previous: _Entry | None) -> _Entry:
+        if previous is not None and previous.stamp == stamp:
+            return previous
+        last = previous.config if previous is not None else None
         try:
             config = PipelineConfig.from_json(read_bytes(self._dir / f"{name}{_SUFFIX}"))
             if config.name != name:

@@ -57,7 +57,7 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
         finally:
             self.heard_at = time.monotonic()
 
-    def hurry(self, seconds: float) -> None:
+    def set_timeout(self, seconds: float) -> None:
         """Set the timeout of all later statements, on the server and on the client."""
         self.answer_seconds = seconds + MARGIN_SECONDS
         self.execute(f"SET statement_timeout = '{int(seconds * 1000)}ms'")
@@ -70,11 +70,11 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
 
     Attributes:
         answer_seconds: the maximum time for one answer of the server.
-        asked_at: the time at which the latest statement was sent (`time.monotonic()`).
+        statement_sent_at: the time at which the latest statement was sent (`time.monotonic()`).
     """
 
     answer_seconds = _ANSWER_SECONDS
-    asked_at = 0.0
+    statement_sent_at = 0.0
 
     async def wait(
         self,
@@ -88,7 +88,7 @@ class BoundedAsyncConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
             psycopg.errors.ConnectionTimeout: no answer came in time, and the connection was closed.
         """
         limit = self.answer_seconds if timeout is None else timeout
-        self.asked_at = time.monotonic()
+        self.statement_sent_at = time.monotonic()
         try:
             async with asyncio.timeout(limit):
                 return await waiting.wait_async(gen, self.pgconn.socket, interval=interval)

@@ -38,13 +38,13 @@ def log_to_stderr(settings: WorkloadSettings) -> None:
     )
 
 
-def run_service(service: Service, settings: WorkloadSettings, *, log: logging.Logger, doing: str) -> None:
+def run_service(service: Service, settings: WorkloadSettings, *, log: logging.Logger, description: str) -> None:
     """Run a service and its status server until SIGTERM or SIGINT."""
     hosts = Hosts.parse(settings.allowed_hosts)
     server = StatusServer(settings.host, settings.port, service.health, service.ready, service.live, hosts=hosts)
     server.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
-    log.info("%s on port %d", doing, server.port)
+    log.info("%s on port %d", description, server.port)
     service.run()
     server.stop()

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 from tidemill_chassis.exposition import CONTENT_TYPE, exposition
-from tidemill_chassis.web.hosts import HOW, Hosts
+from tidemill_chassis.web.hosts import REMEDY, Hosts
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +21,8 @@ _JSON = "application/json"
 
 
 class _Probe:
-    def __init__(self, callback: Callable[[], Any], limit_seconds: float) -> None:
-        self._callback, self._limit = callback, limit_seconds
+    def __init__(self, callback: Callable[[], Any], timeout_seconds: float) -> None:
+        self._callback, self._timeout = callback, timeout_seconds
         self._lock = threading.Lock()
         self._pending: concurrent.futures.Future[Any] | None = None
 
@@ -34,11 +34,11 @@ class _Probe:
                 threading.Thread(target=self._run, args=(self._pending,), name="status-probe", daemon=True).start()
             pending = self._pending
         try:
-            return pending.result(self._limit)
+            return pending.result(self._timeout)
         except concurrent.futures.TimeoutError:
             if pending.done():
                 raise
-            raise TimeoutError(f"the process did not answer its own health check within {self._limit:g} s") from None
+            raise TimeoutError(f"the process did not answer its own health check within {self._timeout:g} s") from None
 
     def _run(self, future: concurrent.futures.Future[Any]) -> None:
         try:
@@ -64,14 +64,14 @@ class StatusServer:
         ready: Callable[[], bool],
         live: Callable[[], bool],
         *,
-        limit_seconds: float = 5.0,
+        timeout_seconds: float = 5.0,
         hosts: Hosts | None = None,
     ) -> None:
         self.hosts = hosts or Hosts(())
         self._probes = {
-            "/health": _Probe(health, limit_seconds),
-            "/readyz": _Probe(ready, limit_seconds),
-            "/livez": _Probe(live, limit_seconds),
+            "/health": _Probe(health, timeout_seconds),
+            "/readyz": _Probe(ready, timeout_seconds),
+            "/livez": _Probe(live, timeout_seconds),
         }
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         server = type(
@@ -141,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.owner.hosts.allow(self.headers.get("Host")):
                 code, kind, body = self.owner.answer(self.path.partition("?")[0])
             else:
-                code, kind, body = _json(421, {"title": "Misdirected Request", "status": 421, "detail": HOW})
+                code, kind, body = _json(421, {"title": "Misdirected Request", "status": 421, "detail": REMEDY})
         except Exception as error:
             code, kind, body = _json(503, {"detail": f"{type(error).__name__}: {error}"})
         try:

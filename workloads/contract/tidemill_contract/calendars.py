@@ -68,80 +68,80 @@ class Calendar:
         return f"{self.count}mo"
 
     @property
-    def days(self) -> int:
+    def max_days(self) -> int:
         """The maximum number of days in a calendar unit."""
-        return self.count if self.unit == "day" else _most_days(self.count)
+        return self.count if self.unit == "day" else _max_days(self.count)
 
     @property
     def longest_ms(self) -> int:
         """The maximum length of a calendar unit in milliseconds, with a day added for clock changes."""
-        return (self.days + 1) * DAY_MS
+        return (self.max_days + 1) * DAY_MS
 
     def start_of(self, time_ms: int) -> int:
         """Return the start of the calendar unit that contains a time (epoch ms)."""
-        chunk, at = self._place(time_ms)
-        return _chunk(self, chunk)[at]
+        chunk, index = self._locate(time_ms)
+        return _chunk_starts(self, chunk)[index]
 
     def shift(self, start_ms: int, count: int) -> int:
         """Return the start (epoch ms) of the unit that is `count` units after the unit at `start_ms`.
 
         `count` can be negative.
         """
-        chunk, at = self._place(start_ms)
-        at += count
-        while at < 0:
+        chunk, index = self._locate(start_ms)
+        index += count
+        while index < 0:
             chunk -= 1
-            at += len(_chunk(self, chunk))
-        while at >= len(_chunk(self, chunk)):
-            at -= len(_chunk(self, chunk))
+            index += len(_chunk_starts(self, chunk))
+        while index >= len(_chunk_starts(self, chunk)):
+            index -= len(_chunk_starts(self, chunk))
             chunk += 1
-        return _chunk(self, chunk)[at]
+        return _chunk_starts(self, chunk)[index]
 
     def starts(self, first_ms: int, last_ms: int) -> list[int]:
         """Return the starts (epoch ms, ascending) of the units that contain a time between `first_ms` and `last_ms`."""
-        chunk, at = self._place(first_ms)
-        end, last = self._place(last_ms)
+        chunk, index = self._locate(first_ms)
+        end, last = self._locate(last_ms)
         unit_starts: list[int] = []
         while chunk < end:
-            unit_starts += _chunk(self, chunk)[at:]
-            chunk, at = chunk + 1, 0
-        return [*unit_starts, *_chunk(self, end)[at : last + 1]]
+            unit_starts += _chunk_starts(self, chunk)[index:]
+            chunk, index = chunk + 1, 0
+        return [*unit_starts, *_chunk_starts(self, end)[index : last + 1]]
 
     def wall_ms(self, time_ms: int) -> int:
         """Return `time_ms` plus the zone's UTC offset at that time."""
         local = (_EPOCH + time_ms * _MS).replace(tzinfo=UTC).astimezone(zoneinfo.ZoneInfo(self.zone))
         return (local.replace(tzinfo=None) - _EPOCH) // _MS
 
-    def between(self, since: dt.datetime, until: dt.datetime) -> Iterator[dt.datetime]:
+    def starts_between(self, since: dt.datetime, until: dt.datetime) -> Iterator[dt.datetime]:
         """Yield the starts of calendar units as naive datetimes in UTC.
 
         The first start is before `since`, and the last start is after `until`.
         """
         zone, end = zoneinfo.ZoneInfo(self.zone), until.replace(tzinfo=None)
         # The local date differs from the UTC date by at most one day.
-        number = self._number(since.replace(tzinfo=None) - DAY)
+        number = self._unit_number(since.replace(tzinfo=None) - DAY)
         previous = None
         while previous is None or previous <= end:
-            start = _first_instant(self._wall(number), zone)
+            start = _first_instant(self._unit_start(number), zone)
             if start != previous:
                 yield start
             previous, number = start, number + 1
 
-    def _place(self, time_ms: int) -> tuple[int, int]:
+    def _locate(self, time_ms: int) -> tuple[int, int]:
         chunk = time_ms // _CHUNK_MS
-        at = bisect_right(_chunk(self, chunk), time_ms) - 1
-        while at < 0:
+        index = bisect_right(_chunk_starts(self, chunk), time_ms) - 1
+        while index < 0:
             chunk -= 1
-            at = len(_chunk(self, chunk)) - 1
-        return chunk, at
+            index = len(_chunk_starts(self, chunk)) - 1
+        return chunk, index
 
-    def _number(self, wall: dt.datetime) -> int:
+    def _unit_number(self, wall: dt.datetime) -> int:
         day = (wall - self.offset_ms * _MS).date()
         if self.unit == "day":
             return ((day - _DAY_ZERO).days - self.first_day) // self.count
         return ((day.year - _DAY_ZERO.year) * 12 + day.month - 1) // self.count
 
-    def _wall(self, number: int) -> dt.datetime:
+    def _unit_start(self, number: int) -> dt.datetime:
         offset = self.offset_ms * _MS
         if self.unit == "day":
             return _EPOCH + (self.first_day + number * self.count) * DAY + offset
@@ -174,47 +174,47 @@ def _first_instant(wall: dt.datetime, zone: zoneinfo.ZoneInfo) -> dt.datetime:
 
 
 @lru_cache(maxsize=256)
-def _most_days(months: int) -> int:
+def _max_days(months: int) -> int:
     firsts = [dt.date(1970 + at // 12, at % 12 + 1, 1) for at in range(0, 12 * 4 * months + 1, months)]
     return max((end - start).days for start, end in pairwise(firsts))
 
 
 @lru_cache(maxsize=64)
-def _chunk(calendar: Calendar, chunk: int) -> tuple[int, ...]:
+def _chunk_starts(calendar: Calendar, chunk: int) -> tuple[int, ...]:
     low, high = _EPOCH + chunk * _CHUNK_MS * _MS, _EPOCH + (chunk + 1) * _CHUNK_MS * _MS
-    starts = calendar.between(low - DAY, high)
+    starts = calendar.starts_between(low - DAY, high)
     return tuple((start - _EPOCH) // _MS for start in starts if low <= start < high)
 
 
 @dataclass(frozen=True)
-class Runs:
+class UnitRuns:
     """Consecutive calendar units, divided into sequences (runs) of units with equal length.
 
     The last unit of a run may be longer or shorter than the others. An example is a day of 23 hours.
 
     Attributes:
-        firsts: for each run, the start of the run's first unit, ascending, as naive datetimes in UTC.
-        lasts: for each run except the last run, the start of the run's last unit.
-        numbers: for each run, the number of units before the run.
+        first_starts: for each run, the start of the run's first unit, ascending, as naive datetimes in UTC.
+        last_starts: for each run except the last run, the start of the run's last unit.
+        units_before: for each run, the number of units before the run.
     """
 
-    firsts: tuple[dt.datetime, ...]
-    lasts: tuple[dt.datetime, ...]
-    numbers: tuple[int, ...]
+    first_starts: tuple[dt.datetime, ...]
+    last_starts: tuple[dt.datetime, ...]
+    units_before: tuple[int, ...]
 
 
 @lru_cache(maxsize=256)
-def runs(calendar: Calendar, first_year: int, last_year: int) -> Runs:
-    """Return the starts of a calendar's units in the years `first_year` to `last_year`, inclusive."""
+def find_runs(calendar: Calendar, first_year: int, last_year: int) -> UnitRuns:
+    """Return the runs of a calendar's units in the years `first_year` to `last_year`, inclusive."""
     since = dt.datetime(min(max(first_year, FIRST_YEAR), LAST_YEAR), 1, 1)
     until = dt.datetime(min(max(last_year, FIRST_YEAR), LAST_YEAR) + 1, 1, 1)
-    starts, length = calendar.between(since, until), calendar.days * DAY
+    starts, length = calendar.starts_between(since, until), calendar.max_days * DAY
     previous = next(starts)
-    firsts, lasts, numbers = [previous], [], [0]
+    first_starts, last_starts, units_before = [previous], [], [0]
     for number, start in enumerate(starts, 1):
         if start - previous != length:
-            lasts.append(previous)
-            firsts.append(start)
-            numbers.append(number)
+            last_starts.append(previous)
+            first_starts.append(start)
+            units_before.append(number)
         previous = start
-    return Runs(tuple(firsts), tuple(lasts), tuple(numbers))
+    return UnitRuns(tuple(first_starts), tuple(last_starts), tuple(units_before))

@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 DECIMAL = "decimal"
-_PLAIN = re.compile(r"[\s0-9eE+.\-]*", re.ASCII)
-MOST_DIGITS = 18
+_DECIMAL_TEXT = re.compile(r"[\s0-9eE+.\-]*", re.ASCII)
+MAX_DIGITS = 18
 """The maximum precision. Every integer with this many digits fits in 64 bits."""
-_SCALES = {f"{DECIMAL}({scale})": scale for scale in range(MOST_DIGITS + 1)}
+_SCALES = {f"{DECIMAL}({scale})": scale for scale in range(MAX_DIGITS + 1)}
 DECIMALS = tuple(_SCALES)
 """The types of decimals. The index of each type is its scale."""
 
 
 def decimal_type(scale: int) -> str:
-    """Return the decimal type with the given scale, from 0 to MOST_DIGITS."""
+    """Return the decimal type with the given scale, from 0 to MAX_DIGITS."""
     return DECIMALS[scale]
 
 
@@ -28,17 +28,17 @@ def scale_of(kind: str | None) -> int | None:
     return None if kind is None else _SCALES.get(kind)
 
 
-def family(kind: str) -> str:
+def base_type(kind: str) -> str:
     """Return a type without the scale, such as `decimal` for `decimal(2)`."""
     return DECIMAL if kind in _SCALES else kind
 
 
-def is_plain(text: str) -> bool:
+def is_decimal_text(text: str) -> bool:
     """Return whether a text contains only ASCII digits, signs, points, exponents and blanks.
 
     Python's Decimal also accepts underscores and the digits of other scripts.
     """
-    return _PLAIN.fullmatch(text) is not None
+    return _DECIMAL_TEXT.fullmatch(text) is not None
 
 
 def value_sql(scaled: str, scale: int) -> str:

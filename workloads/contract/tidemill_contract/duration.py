@@ -28,7 +28,7 @@ def parse_ms(text: str) -> int:
         ValueError: the unit is missing or unknown, there is a sign or a fraction, or the duration exceeds 3650 days.
     """
     if not re.fullmatch(PATTERN, text, re.ASCII) or text.endswith("\n"):
-        hint = "; w, mo, q and y are allowed only in window sizes" if _of_calendar(text) else ""
+        hint = "; w, mo, q and y are allowed only in window sizes" if _has_calendar_unit(text) else ""
         raise ValueError(
             f"'{text}' is not a duration: write a whole number and a unit, such as 250ms, 10s, 5m, 1h, 7d{hint}"
         )
@@ -57,7 +57,7 @@ def calendar_units(text: str) -> tuple[Literal["day", "month"], int] | None:
     return kind, number
 
 
-def least_ms(text: str) -> int:
+def min_length_ms(text: str) -> int:
     """Return a window length in milliseconds (a month counts as 28 days).
 
     Raises:
@@ -69,10 +69,10 @@ def least_ms(text: str) -> int:
 
 def is_calendar(text: str) -> bool:
     """Return whether a length is in weeks, months, quarters or years."""
-    return _of_calendar(text) and not text.endswith("d")
+    return _has_calendar_unit(text) and not text.endswith("d")
 
 
-def _of_calendar(text: str) -> bool:
+def _has_calendar_unit(text: str) -> bool:
     return re.fullmatch(r"[0-9]+(d|w|mo|q|y)", text, re.ASCII) is not None
 
 

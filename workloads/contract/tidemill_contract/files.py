@@ -8,9 +8,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-OWN_FILE = 16 * 1024 * 1024
+MAX_FILE_BYTES = 16 * 1024 * 1024
 """The maximum size (in bytes) of files that Tidemill writes, and of files from Secrets and ConfigMaps."""
-STATE_FILE = 64 * 1024 * 1024
+MAX_STATE_FILE_BYTES = 64 * 1024 * 1024
 """The maximum size (in bytes) of the local runtime's state file. The file grows with the number of pipelines."""
 
 
@@ -18,7 +18,7 @@ class FileTooLarge(OSError, ValueError):
     """The error for a file that is larger than the limit."""
 
 
-def read_bytes(path: Path, limit: int = OWN_FILE) -> bytes:
+def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     """Return the content of a file, a pipe or a device, up to `limit` bytes.
 
     Raises:
@@ -32,7 +32,7 @@ def read_bytes(path: Path, limit: int = OWN_FILE) -> bytes:
         return read_stream(file, str(path), limit)
 
 
-def read_text(path: Path, limit: int = OWN_FILE) -> str:
+def read_text(path: Path, limit: int = MAX_FILE_BYTES) -> str:
     """Return the content of a file as in `read_bytes`, decoded as UTF-8.
 
     Raises:

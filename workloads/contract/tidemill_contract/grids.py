@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from tidemill_contract.calendars import DAY_MS, Calendar, Runs, runs
+from tidemill_contract.calendars import DAY_MS, Calendar, UnitRuns, find_runs
 
 FIRST_YEAR, YEARS_AHEAD = 1970, 11
 """The first year of valid event times. Event times can be at most `YEARS_AHEAD` years ahead of the clock."""
@@ -147,36 +147,37 @@ class StepsSql:
 class CalendarSql:
     """SQL that computes calendar units.
 
-    `firsts`, `lasts` and `numbers` are SQL arrays with the values of `calendars.Runs`.
+    `first_starts`, `last_starts` and `units_before` are SQL arrays with the values of `calendars.UnitRuns`.
     """
 
     length_ms: int
-    firsts: str
-    lasts: str
-    numbers: str = ""
+    first_starts: str
+    last_starts: str
+    units_before: str = ""
 
     def start(self, time: str) -> str:
         """Return SQL for the start of a calendar unit."""
-        run = f"width_bucket({time}, {self.firsts})"
-        return f"least(date_bin({self._length}, {time}, ({self.firsts})[{run}]), ({self.lasts})[{run}])"
+        run = f"width_bucket({time}, {self.first_starts})"
+        return f"least(date_bin({self._length}, {time}, ({self.first_starts})[{run}]), ({self.last_starts})[{run}])"
 
     def end(self, start: str) -> str:
         """Return SQL for the end of a calendar unit."""
-        run = f"width_bucket({start}, {self.firsts})"
-        following = f"({self.firsts})[{run} + 1]"
-        return f"(CASE WHEN {start} = ({self.lasts})[{run}] THEN {following} ELSE {start} + {self._length} END)"
+        run = f"width_bucket({start}, {self.first_starts})"
+        following = f"({self.first_starts})[{run} + 1]"
+        return f"(CASE WHEN {start} = ({self.last_starts})[{run}] THEN {following} ELSE {start} + {self._length} END)"
 
     def shift(self, start: str, count: int) -> str:
         """Return SQL for moving the start of a calendar unit by `count` units. `count` may be negative."""
         return (
-            f"(SELECT {self._numbered('_to', '_number')} FROM {self._arrays}, {self._numbering(start, count)},"
+            f"(SELECT {self._start_of_number('_to', '_number')} FROM {self._arrays},"
+            f" {self._number_source(start, count)},"
             f" LATERAL (SELECT width_bucket(_number, _numbers) AS _to) AS _r)"
         )
 
     def series(self, since: str, until: str) -> str:
         """Return a SELECT of the starts of calendar units."""
         series = (
-            f"unnest({self.firsts}, {self.lasts}) AS r(first, last),"
+            f"unnest({self.first_starts}, {self.last_starts}) AS r(first, last),"
             f" generate_series(first, least(last, {until}), {self._length}) AS start"
         )
         return f"SELECT start FROM {series} WHERE start >= {since} AND start < {until}"
@@ -187,18 +188,18 @@ class CalendarSql:
         wanted += [f"_start <= {last}"] if last is not None else []
         where = f" WHERE {' AND '.join(wanted)}" if wanted else ""
         return (
-            f"SELECT _start, _end FROM {self._arrays}, {self._numbering(pane, 0)},"
+            f"SELECT _start, _end FROM {self._arrays}, {self._number_source(pane, 0)},"
             f" generate_series(_number - {count - 1}, _number) AS _k,"
             f" LATERAL (SELECT width_bucket(_k, _numbers) AS _from, width_bucket(_k + {count}, _numbers) AS _to) AS _r,"
-            f" LATERAL (SELECT {self._numbered('_from', '_k')} AS _start,"
-            f" {self._numbered('_to', f'_k + {count}')} AS _end) AS _w{where}"
+            f" LATERAL (SELECT {self._start_of_number('_from', '_k')} AS _start,"
+            f" {self._start_of_number('_to', f'_k + {count}')} AS _end) AS _w{where}"
         )
 
     @property
     def _arrays(self) -> str:
-        return f"(SELECT {self.firsts} AS _firsts, {self.numbers} AS _numbers) AS _a"
+        return f"(SELECT {self.first_starts} AS _firsts, {self.units_before} AS _numbers) AS _a"
 
-    def _numbering(self, start: str, count: int) -> str:
+    def _number_source(self, start: str, count: int) -> str:
         """Return a FROM item with the column `_number`, a calendar unit's zero-based position.
 
         The calendar unit is `count` units later than the unit that contains `start`.
@@ -209,7 +210,7 @@ class CalendarSql:
             f" (SELECT _numbers[_run] + {elapsed} / {self.length_ms} + {count} AS _number) AS _n"
         )
 
-    def _numbered(self, run: str, number: str) -> str:
+    def _start_of_number(self, run: str, number: str) -> str:
         return f"_firsts[{run}] + ({number} - _numbers[{run}]) * {self._length}"
 
     @property
@@ -220,9 +221,9 @@ class CalendarSql:
 @lru_cache(maxsize=256)
 def calendar_sql(calendar: Calendar, first_year: int, last_year: int) -> CalendarSql:
     """Return the SQL of a calendar for the years `first_year` to `last_year`, inclusive."""
-    calendar_runs: Runs = runs(calendar, first_year, last_year)
-    numbers = "'{" + ",".join(map(str, calendar_runs.numbers)) + "}'::bigint[]"
-    return CalendarSql(calendar.days * DAY_MS, _times(calendar_runs.firsts), _times(calendar_runs.lasts), numbers)
+    runs: UnitRuns = find_runs(calendar, first_year, last_year)
+    units_before = "'{" + ",".join(map(str, runs.units_before)) + "}'::bigint[]"
+    return CalendarSql(calendar.max_days * DAY_MS, _times(runs.first_starts), _times(runs.last_starts), units_before)
 
 
 def _times(times: tuple[dt.datetime, ...]) -> str:

@@ -14,7 +14,7 @@ KEYS = (PROTOCOL, MECHANISM, USERNAME, PASSWORD, CA, CERTIFICATE, KEY)
 _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _PEM = {CA: "ssl.ca.pem", CERTIFICATE: "ssl.certificate.pem", KEY: "ssl.key.pem"}
-_MARKS = {CA: "CERTIFICATE", CERTIFICATE: "CERTIFICATE", KEY: "PRIVATE KEY"}
+_PEM_LABELS = {CA: "CERTIFICATE", CERTIFICATE: "CERTIFICATE", KEY: "PRIVATE KEY"}
 
 
 class LoginError(ValueError):
@@ -52,7 +52,7 @@ def client_settings(keys: Mapping[str, str]) -> dict[str, str]:
         LoginError: a key is missing or has a wrong value.
     """
     given_keys = {key: keys[key].strip() for key in KEYS if keys.get(key, "").strip()}
-    protocol = given_keys.get(PROTOCOL, _implied(given_keys)).upper()
+    protocol = given_keys.get(PROTOCOL, _default_protocol(given_keys)).upper()
     if protocol not in _PROTOCOLS:
         raise LoginError(f"{PROTOCOL}: {protocol[:40]} is none of {', '.join(_PROTOCOLS)}")
     settings = {PROTOCOL: protocol}
@@ -65,7 +65,7 @@ def client_settings(keys: Mapping[str, str]) -> dict[str, str]:
     return settings
 
 
-def _implied(keys: Mapping[str, str]) -> str:
+def _default_protocol(keys: Mapping[str, str]) -> str:
     if MECHANISM in keys or USERNAME in keys:
         return "SASL_SSL"
     return "SSL" if CA in keys or CERTIFICATE in keys else "PLAINTEXT"
@@ -85,7 +85,7 @@ def _certificates(keys: Mapping[str, str]) -> dict[str, str]:
     for key, other in ((CERTIFICATE, KEY), (KEY, CERTIFICATE)):
         if key in keys and other not in keys:
             raise LoginError(f"{key} needs {other}; add the key to the Secret")
-    for key, mark in _MARKS.items():
-        if key in keys and f"{mark}-----" not in keys[key]:
+    for key, label in _PEM_LABELS.items():
+        if key in keys and f"{label}-----" not in keys[key]:
             raise LoginError(f"{key} is no PEM text; write the text from -----BEGIN to the end")
     return {setting: keys[key] + "\n" for key, setting in _PEM.items() if key in keys}

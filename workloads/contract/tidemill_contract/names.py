@@ -43,7 +43,7 @@ def role(schema_name: str, function: str) -> str:
     return f"{schema_name}_{function}"
 
 
-def logins(role_name: str) -> tuple[str, str]:
+def login_roles(role_name: str) -> tuple[str, str]:
     """Return the names of the two login roles that are members of `role_name`.
 
     One login role is in use, and the other gets the next password.
@@ -56,7 +56,7 @@ def topic(namespace: str, name: str, kind: str) -> str:
     return f"{namespace}.{name}.{kind}"
 
 
-def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
+def parse_topic(topic_name: str) -> tuple[str, str, str] | None:
     """Return the namespace, pipeline and kind of a derived topic name. If the name is not derived, return None."""
     # Names of namespaces and pipelines have no dots. So a topic name can be split at the dots.
     parts = topic_name.split(".")
@@ -65,12 +65,12 @@ def derived_topic(topic_name: str) -> tuple[str, str, str] | None:
     return parts[0], parts[1], parts[2]
 
 
-def connect_workers(namespace: str, cluster_id: str) -> str:
+def connect_group_id(namespace: str, cluster_id: str) -> str:
     """Return the group id of a namespace's Kafka Connect workers. The workers' topics have this id as prefix."""
     return f"{namespace}.{CONNECT_WORKERS}-{cluster_id}"
 
 
-def of_connect_workers(topic_name: str) -> bool:
+def is_connect_topic(topic_name: str) -> bool:
     """Return whether a topic has the name of an internal topic of Tidemill's Kafka Connect workers."""
     name = topic_name.rpartition(".")[2]
     return name.startswith(f"{CONNECT_WORKERS}-") and name.endswith(tuple(f"-{kind}" for kind in CONNECT_TOPICS))
@@ -82,14 +82,14 @@ def consumer_group(namespace: str, name: str, reader: str = "live") -> str:
     return f"tidemill.{namespace}.{name}{suffix}"
 
 
-def connectors(namespace: str, name: str) -> str:
+def connector_prefix(namespace: str, name: str) -> str:
     """Return the prefix of the names of a pipeline's connectors."""
     return f"{namespace}.{name}."
 
 
 def connector(namespace: str, name: str, connector_name: str) -> str:
     """Return the name of a pipeline's connector in Kafka Connect."""
-    return f"{connectors(namespace, name)}{connector_name}"
+    return f"{connector_prefix(namespace, name)}{connector_name}"
 
 
 def window_table(aggregation: str, version: int) -> str:
@@ -117,11 +117,11 @@ def live_listeners(namespace: str, name: str) -> str:
     return f"{redis_prefix(namespace, name)}/listeners"
 
 
-def ingest_keys(namespace: str, name: str) -> str:
+def idempotency_prefix(namespace: str, name: str) -> str:
     """Return the prefix of the Redis keys for a pipeline's requests with an Idempotency-Key."""
     return f"{redis_prefix(namespace, name)}/batches"
 
 
-def ingest_owner(namespace: str, process: str) -> str:
+def ingest_process_key(namespace: str, process: str) -> str:
     """Return the Redis key that exists while an ingest process runs."""
     return f"tidemill/{namespace}/~ingest/{process}"

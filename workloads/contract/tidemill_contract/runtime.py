@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Json, model_validator
 
-from tidemill_contract import names, trust
+from tidemill_contract import names, tls
 from tidemill_contract.files import read_bytes
 from tidemill_contract.resource.spec import PipelineSpec
 
@@ -58,7 +58,7 @@ class PipelineConfig(_Config):
     @property
     def source_topics(self) -> tuple[str, ...]:
         """The names of the source topics, including the topics that match a pattern."""
-        return tuple(self.spec.source.topics or ()) if self.spec.source.several else (self.events_topic,)
+        return tuple(self.spec.source.topics or ()) if self.spec.source.is_multi_topic else (self.events_topic,)
 
     @property
     def read_topic(self) -> str:
@@ -174,22 +174,22 @@ class WorkloadSettings(_Config):
         return cls.model_validate(settings)
 
     @model_validator(mode="after")
-    def _trusts(self) -> WorkloadSettings:
-        trust.authority("TIDEMILL_POSTGRES_CA", self.postgres_ca)
-        trust.authority("TIDEMILL_REDIS_CA", self.redis_ca)
-        trust.redis_options(self.redis_url, self.redis_ca)
+    def _check_tls(self) -> WorkloadSettings:
+        tls.ca_path("TIDEMILL_POSTGRES_CA", self.postgres_ca)
+        tls.ca_path("TIDEMILL_REDIS_CA", self.redis_ca)
+        tls.redis_options(self.redis_url, self.redis_ca)
         return self
 
     @property
     def postgres_tls(self) -> dict[str, Any]:
         """The TLS settings of libpq."""
-        trusted = {"sslrootcert": self.postgres_ca} if self.postgres_ca else {}
-        return {"sslmode": self.postgres_sslmode, **trusted}
+        authority = {"sslrootcert": self.postgres_ca} if self.postgres_ca else {}
+        return {"sslmode": self.postgres_sslmode, **authority}
 
     @property
     def redis_tls(self) -> dict[str, Any]:
         """The TLS settings of a Redis client that are not in the URL."""
-        return trust.redis_options(self.redis_url, self.redis_ca)
+        return tls.redis_options(self.redis_url, self.redis_ca)
 
     def load_pipeline(self, name: str) -> PipelineConfig:
         """Read the config of one pipeline, or raise OSError or pydantic.ValidationError."""

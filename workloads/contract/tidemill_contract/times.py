@@ -13,7 +13,7 @@ _TIME = re.compile(
 )
 
 
-class BeyondYears(ValueError):
+class YearOutOfRange(ValueError):
     """The error for a time outside the years 1 to 9999."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ def read_time(text: str) -> dt.datetime:
     """Return the time (UTC) of an RFC 3339 text with a zone. For a date, return midnight UTC.
 
     Raises:
-        BeyondYears: the time is outside the years 1 to 9999.
+        YearOutOfRange: the time is outside the years 1 to 9999.
         ValueError: the text is neither RFC 3339 with a zone nor a date.
     """
     match = _TIME.fullmatch(text)
@@ -48,7 +48,7 @@ def read_time(text: str) -> dt.datetime:
         moment = dt.datetime.fromisoformat(f"{day}T{time or '00:00:00'}.{digits}{hours or '+00'}:{minutes or '00'}")
         return moment.astimezone(dt.UTC)
     except OverflowError:
-        raise BeyondYears from None
+        raise YearOutOfRange from None
 
 
 def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
@@ -58,7 +58,7 @@ def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
     offset before the change.
 
     Raises:
-        BeyondYears: the time is outside the years 1 to 9999.
+        YearOutOfRange: the time is outside the years 1 to 9999.
         ValueError: the text is not a time.
     """
     match = _LOCAL.fullmatch(text)
@@ -70,7 +70,7 @@ def read_local(text: str, zone: dt.tzinfo) -> dt.datetime:
         moment = dt.datetime.fromisoformat(f"{day}T{time or '00:00:00'}.{digits}")
         return moment.replace(tzinfo=zone).astimezone(dt.UTC)
     except OverflowError:
-        raise BeyondYears from None
+        raise YearOutOfRange from None
 
 
 def read_start(text: str) -> dt.datetime:

@@ -11,7 +11,7 @@ import uvicorn
 
 from tidemill_chassis.resilience.config import ResilienceConfig
 from tidemill_chassis.service import log_to_stderr
-from tidemill_chassis.web.limits import HttpLimits, bounded
+from tidemill_chassis.web.limits import HttpLimits, bounded_protocol
 from tidemill_chassis.web.server import HttpServer
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.app import Ingest
@@ -29,7 +29,7 @@ def main() -> int:
         settings = WorkloadSettings.from_env()
         resilience = ResilienceConfig.load(settings.resilience_file, os.environ)
         ingest = Ingest(settings, resilience, Limits.from_env())
-        http = bounded(HttpLimits.from_env())
+        http = bounded_protocol(HttpLimits.from_env())
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -18,19 +18,19 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from tidemill_chassis.health import public, report
+from tidemill_chassis.health import health_report, public_report
 from tidemill_chassis.redis_clients import async_client
 from tidemill_chassis.resilience.config import ResilienceConfig
-from tidemill_chassis.web.asgi import App, HttpMetrics, RequestTimeout, by_name
+from tidemill_chassis.web.asgi import App, HttpMetrics, RequestTimeout, guard_hosts
 from tidemill_chassis.web.hosts import Hosts
 from tidemill_chassis.web.problems import Problem, answer_problem
-from tidemill_chassis.web.server import Status
+from tidemill_chassis.web.server import StatusCallbacks
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.events import EventsHandler
-from tidemill_ingest.idempotency.requests import Replays
+from tidemill_ingest.idempotency.requests import IdempotencyStore
 from tidemill_ingest.idempotency.shared import SharedKeys
+from tidemill_ingest.kafka.monitor import KafkaMonitor
 from tidemill_ingest.kafka.sink import Sink
-from tidemill_ingest.kafka.watch import Watch
 from tidemill_ingest.openapi import EVENTS_PATH, WEBHOOK_PATH, describe
 from tidemill_ingest.pipelines import Pipelines
 from tidemill_ingest.quota import Limits, Quota
@@ -99,17 +99,17 @@ class Ingest:
             request_seconds=self._request_seconds,
             in_flight_bytes=limits.in_flight_bytes,
         )
-        self.watch = Watch(self.sink, guards.kafka_producer)
+        self.kafka_monitor = KafkaMonitor(self.sink, guards.kafka_producer)
         self.pipelines = Pipelines(settings)
-        seconds = resilience.timeouts.redis_seconds
+        redis_seconds = resilience.timeouts.redis_seconds
         client = None
         if settings.redis_url:
-            client = async_client(settings, seconds, max_connections=MAX_REDIS_CONNECTIONS)
+            client = async_client(settings, redis_seconds, max_connections=MAX_REDIS_CONNECTIONS)
         # A restarted process gets a new owner name. The queued records of the earlier process are lost.
         owner = f"{settings.instance or 'ingest'}-{uuid.uuid4().hex}"
         self.keys = SharedKeys(client, guards.redis, namespace=settings.namespace, owner=owner)
-        self._replays = Replays(self.keys, away=lambda: self.sink.away)
-        self._events = EventsHandler(self.pipelines, self.sink, Quota(limits), self._replays)
+        self._idempotency = IdempotencyStore(self.keys, down_signal=lambda: self.sink.down_signal)
+        self._events = EventsHandler(self.pipelines, self.sink, Quota(limits), self._idempotency)
         self._secrets = Secrets(settings)
         self._webhooks = WebhookHandler(self.pipelines, self._events, self._secrets)
 
@@ -129,48 +129,50 @@ class Ingest:
         app.add_api_route("/readyz", self._ready, summary="Readiness", response_model=Check, responses=_UNREADY)
         app.add_exception_handler(Problem, answer_problem)
         app.add_exception_handler(HTTPException, _answer_http_error)
-        app.add_exception_handler(Exception, _answer_bug)
+        app.add_exception_handler(Exception, _answer_internal_error)
         document = describe(app)
         app.openapi = lambda: document  # type: ignore[method-assign]
-        return HttpMetrics(by_name(RequestTimeout(app, self._request_seconds), self._hosts))
+        return HttpMetrics(guard_hosts(RequestTimeout(app, self._request_seconds), self._hosts))
 
     @property
-    def status(self) -> Status:
+    def status(self) -> StatusCallbacks:
         """The callbacks for the status port: /health, readiness and liveness."""
-        return Status(self._report, lambda: self.watch.up, lambda: True)
+        return StatusCallbacks(self._report, lambda: self.kafka_monitor.up, lambda: True)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self.sink.start()
-        watching = [asyncio.create_task(beside) for beside in (self.watch.run(), self.keys.run())]
+        background_tasks = [asyncio.create_task(coroutine) for coroutine in (self.kafka_monitor.run(), self.keys.run())]
         try:
             yield
         finally:
             await self._events.close(FLUSH_SECONDS)
             if lost := await self.sink.close(FLUSH_SECONDS):
                 log.error("%d records were not acknowledged by Kafka before the process ended", lost)
-            await self._replays.close(CLOSE_SECONDS)
-            for task in watching:
+            await self._idempotency.close(CLOSE_SECONDS)
+            for task in background_tasks:
                 task.cancel()
-            await asyncio.wait(watching)
+            await asyncio.wait(background_tasks)
 
     async def _index(self) -> Index:
         links = {"events": EVENTS_PATH, "webhooks": WEBHOOK_PATH, "openapi": "/openapi.json", "health": "/health"}
         return Index(service="tidemill-ingest", namespace=self._settings.namespace, links=links)
 
     def _report(self) -> tuple[int, dict[str, Any]]:
-        lacking = [
-            f"{name}/{hook.name}" for name, hook in self.pipelines.webhooks() if not self._secrets.of(name, hook)
+        without_secret = [
+            f"{name}/{hook.name}"
+            for name, hook in self.pipelines.webhooks()
+            if not self._secrets.for_webhook(name, hook)
         ]
         extra = {
             "pipelines": self.pipelines.names(), "queued": self.sink.queued, "faults": self.pipelines.faults(),
-            "webhooks_without_secret": lacking,
+            "webhooks_without_secret": without_secret,
         }  # fmt: skip
-        return report("ingest", [self.watch.dependency(), *self.keys.dependency()], extra)
+        return health_report("ingest", [self.kafka_monitor.dependency(), *self.keys.dependency()], extra)
 
     async def _health(self) -> Response:
         status, body = self._report()
-        return JSONResponse(public(body), status, _NO_STORE)
+        return JSONResponse(public_report(body), status, _NO_STORE)
 
     async def _live(self) -> Response:
         return JSONResponse({"ok": True}, 200, _NO_STORE)
@@ -178,7 +180,7 @@ class Ingest:
     async def _ready(self) -> Response:
         # Without Kafka, the process stays ready. For clients, a 503 with Retry-After is better than a refused
         # connection.
-        ready = self.watch.seen
+        ready = self.kafka_monitor.has_answered
         return JSONResponse({"ok": ready}, 200 if ready else 503, _NO_STORE)
 
 
@@ -195,5 +197,5 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     return Problem(error.status_code, codes.get(error.status_code, "http_error"), detail, headers=headers).response()
 
 
-async def _answer_bug(request: Request, error: Exception) -> Response:
+async def _answer_internal_error(request: Request, error: Exception) -> Response:
     return Problem(500, "internal_error", "this service has an internal error; read its log").response()

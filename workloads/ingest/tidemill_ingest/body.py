@@ -50,9 +50,9 @@ class _CloudEvent(msgspec.Struct):
     data_base64: str | None = None
 
 
-_raws = msgspec.json.Decoder(list[msgspec.Raw])
-_cloud_event = msgspec.json.Decoder(_CloudEvent)
-_cloud_events = msgspec.json.Decoder(list[_CloudEvent])
+_array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_cloud_event_decoder = msgspec.json.Decoder(_CloudEvent)
+_cloud_event_batch_decoder = msgspec.json.Decoder(list[_CloudEvent])
 
 
 def decompress(body: bytes, encoding: str) -> bytes:
@@ -81,47 +81,47 @@ def too_large() -> Problem:
     return Problem(413, "body_too_large", f"the body is more than {MAX_BODY_BYTES} bytes; send smaller batches")
 
 
-def _unpack(body: bytes, new: Callable[[], Any], step: int, name: str) -> bytes:
+def _unpack(body: bytes, new_decompressor: Callable[[], Any], step_bytes: int, name: str) -> bytes:
     plain = bytearray()
-    unpacker, frames = new(), 1
+    decompressor, frames = new_decompressor(), 1
     try:
-        for at in range(0, len(body), step):
-            data = body[at : at + step]
-            while data:
-                if unpacker.eof:
-                    unpacker, frames = new(), frames + 1
+        for start in range(0, len(body), step_bytes):
+            rest = body[start : start + step_bytes]
+            while rest:
+                if decompressor.eof:
+                    decompressor, frames = new_decompressor(), frames + 1
                     if frames > _MAX_FRAMES:
                         raise Problem(400, "damaged_body", f"{name}: more than {_MAX_FRAMES} frames; send fewer")
-                plain += unpacker.decompress(data)
+                plain += decompressor.decompress(rest)
                 if len(plain) > MAX_BODY_BYTES:
                     return bytes(plain)
-                data = unpacker.unused_data if unpacker.eof else b""
+                rest = decompressor.unused_data if decompressor.eof else b""
     except (zlib.error, zstandard.ZstdError) as error:
         raise Problem(400, "damaged_body", f"{name}: {error}") from None
-    if body and not unpacker.eof:
+    if body and not decompressor.eof:
         raise Problem(400, "damaged_body", f"the {name} data is truncated")
     return bytes(plain)
 
 
-def split(body: bytes, headers: Mapping[str, str], *, whole: bool = False) -> Events:
+def split_events(body: bytes, headers: Mapping[str, str], *, keep_attributes: bool = False) -> Events:
     """Return the events of a decompressed body, by its Content-Type and its ce-… headers.
 
     Args:
         body: the decompressed body.
         headers: the headers of the request.
-        whole: whether to keep the attributes of structured CloudEvents, or only their `data`.
+        keep_attributes: whether to keep the attributes of structured CloudEvents, or only their `data`.
 
     Raises:
         Problem: the type is unknown (415), the body is unreadable or empty (400), or there are too many events (413).
     """
-    kind, _, parameters = headers.get("content-type", "").partition(";")
-    kind = kind.strip().lower()
+    mime, _, parameters = headers.get("content-type", "").partition(";")
+    mime = mime.strip().lower()
     if "charset" in parameters.lower() and "utf-8" not in parameters.lower().replace("utf8", "utf-8"):
         raise Problem(415, "unsupported_charset", f"Content-Type parameters {parameters.strip()!r}; send UTF-8")
     try:
-        events = _split(body.removeprefix(_BOM), kind, headers, whole=whole)
+        events = _split(body.removeprefix(_BOM), mime, headers, keep_attributes=keep_attributes)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise Problem(400, "malformed_body", f"the body does not match its Content-Type {kind}: {error}") from None
+        raise Problem(400, "malformed_body", f"the body does not match its Content-Type {mime}: {error}") from None
     if len(events.values) > MAX_EVENTS:
         raise _too_many(f"{len(events.values)} events")
     if not events.values:
@@ -129,28 +129,28 @@ def split(body: bytes, headers: Mapping[str, str], *, whole: bool = False) -> Ev
     return events
 
 
-def _split(body: bytes, kind: str, headers: Mapping[str, str], *, whole: bool) -> Events:
-    if kind == CLOUD_EVENT:
-        events = _of([_cloud_event.decode(body)])
-        return Events([body], events.ids) if whole else events
-    if kind == CLOUD_EVENTS:
-        events = _of(_cloud_events.decode(body))
-        return Events([bytes(raw) for raw in _raws.decode(body)], events.ids) if whole else events
+def _split(body: bytes, mime: str, headers: Mapping[str, str], *, keep_attributes: bool) -> Events:
+    if mime == CLOUD_EVENT:
+        events = _from_cloud_events([_cloud_event_decoder.decode(body)])
+        return Events([body], events.ids) if keep_attributes else events
+    if mime == CLOUD_EVENTS:
+        events = _from_cloud_events(_cloud_event_batch_decoder.decode(body))
+        return Events([bytes(raw) for raw in _array_decoder.decode(body)], events.ids) if keep_attributes else events
     if "ce-specversion" in headers:
-        events = _binary(body, kind, headers)
-        return Events([_structured(body, headers)], events.ids) if whole else events
-    if kind in NDJSON:
+        events = _from_binary_mode(body, mime, headers)
+        return Events([_to_structured_mode(body, headers)], events.ids) if keep_attributes else events
+    if mime in NDJSON:
         if body.count(b"\n") > _MAX_LINES:
             raise _too_many(f"{body.count(10)} lines")
         return Events([line for raw in body.split(b"\n") if (line := raw.strip(b" \t\r"))])
-    if kind in JSON:
-        start = body.strip(b" \t\r\n")
-        if start.startswith(b"["):
+    if mime in JSON:
+        stripped = body.strip(b" \t\r\n")
+        if stripped.startswith(b"["):
             if body.count(b",") > _MAX_COMMAS:
                 raise _too_many("far too many values")
-            return Events([bytes(raw) for raw in _raws.decode(body)])
-        return Events([start] if start else [])
-    shown = f"Content-Type {kind!r}" if kind else "no Content-Type"
+            return Events([bytes(raw) for raw in _array_decoder.decode(body)])
+        return Events([stripped] if stripped else [])
+    shown = f"Content-Type {mime!r}" if mime else "no Content-Type"
     raise Problem(415, "unsupported_media_type", f"{shown}; send one of {_SUPPORTED}")
 
 
@@ -158,9 +158,9 @@ def _too_many(what: str) -> Problem:
     return Problem(413, "too_many_events", f"{what}; at most {MAX_EVENTS} events per request, send smaller batches")
 
 
-def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
-    if kind and not _is_json(kind):
-        raise Problem(415, "unsupported_media_type", f"the data of a CloudEvent must be application/json, not {kind!r}")
+def _from_binary_mode(body: bytes, mime: str, headers: Mapping[str, str]) -> Events:
+    if mime and not _is_json(mime):
+        raise Problem(415, "unsupported_media_type", f"the data of a CloudEvent must be application/json, not {mime!r}")
     missing = [name for name in ("ce-id", "ce-source", "ce-type") if not headers.get(name)]
     if missing:
         raise Problem(400, "malformed_body", f"a CloudEvent in binary mode needs the header {missing[0]}")
@@ -168,27 +168,27 @@ def _binary(body: bytes, kind: str, headers: Mapping[str, str]) -> Events:
     return Events([body], [headers["ce-id"]])
 
 
-def _structured(body: bytes, headers: Mapping[str, str]) -> bytes:
+def _to_structured_mode(body: bytes, headers: Mapping[str, str]) -> bytes:
     attributes = {name[3:]: unquote(text) for name, text in headers.items() if name.startswith("ce-")}
     return msgspec.json.encode({**attributes, "data": msgspec.Raw(body.strip() or b"null")})
 
 
-def _of(events: list[_CloudEvent]) -> Events:
-    return Events([_data(event) for event in events], [event.id for event in events])
+def _from_cloud_events(events: list[_CloudEvent]) -> Events:
+    return Events([_event_data(event) for event in events], [event.id for event in events])
 
 
-def _data(event: _CloudEvent) -> bytes:
+def _event_data(event: _CloudEvent) -> bytes:
     _check_version(event.specversion)
-    kind = (event.datacontenttype or "application/json").partition(";")[0].strip().lower()
-    if not _is_json(kind):
-        raise Problem(415, "unsupported_media_type", f"the datacontenttype of a CloudEvent must be JSON, not {kind!r}")
+    mime = (event.datacontenttype or "application/json").partition(";")[0].strip().lower()
+    if not _is_json(mime):
+        raise Problem(415, "unsupported_media_type", f"the datacontenttype of a CloudEvent must be JSON, not {mime!r}")
     if event.data_base64 is not None:
         return binascii.a2b_base64(event.data_base64, strict_mode=True)
     return bytes(event.data)
 
 
-def _is_json(kind: str) -> bool:
-    return kind in JSON or kind.endswith("+json")
+def _is_json(mime: str) -> bool:
+    return mime in JSON or mime.endswith("+json")
 
 
 def _check_version(version: str) -> None:

@@ -18,36 +18,36 @@ _INLINE_BYTES = 64 * 1024
 """Compressed bodies of at least this many bytes are unpacked in a thread."""
 
 
-class Memory:
+class MemoryBudget:
     """Counts the memory (in bytes) that all requests use."""
 
     def __init__(self, limit: int = MEMORY_BYTES) -> None:
-        self._left = limit
+        self._free_bytes = limit
 
-    def hold(self) -> Held:
+    def reservation(self) -> MemoryReservation:
         """Return a context manager. It counts one request's memory, and releases it at the end."""
-        return Held(self)
+        return MemoryReservation(self)
 
-    def take(self, count: int) -> None:
+    def reserve(self, count: int) -> None:
         """Reserve more bytes.
 
         Raises:
             Problem: the memory limit is reached (503).
         """
-        if count > self._left:
+        if count > self._free_bytes:
             raise unavailable("busy", "too many request bodies are being read; send again later", 1.0)
-        self._left -= count
+        self._free_bytes -= count
 
-    def give(self, count: int) -> None:
+    def release(self, count: int) -> None:
         """Release bytes."""
-        self._left += count
+        self._free_bytes += count
 
 
-class Held:
+class MemoryReservation:
     """Counts the memory (in bytes) that one request uses."""
 
-    def __init__(self, memory: Memory) -> None:
-        self._memory, self._bytes = memory, 0
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget, self._bytes = budget, 0
 
     def add(self, count: int) -> None:
         """Reserve more bytes.
@@ -55,27 +55,27 @@ class Held:
         Raises:
             Problem: the memory limit is reached (503).
         """
-        self._memory.take(count)
+        self._budget.reserve(count)
         self._bytes += count
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> MemoryReservation:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._memory.give(self._bytes)
+        self._budget.release(self._bytes)
 
 
-async def read_body(request: Request, held: Held) -> bytes:
+async def read_body(request: Request, reservation: MemoryReservation) -> bytes:
     """Return the decompressed body.
 
     Raises:
         Problem: the body is too large (413) or damaged (400), its encoding is unknown (415), or memory is full (503).
         ClientDisconnect: the client disconnected.
     """
-    return await decompressed(request, await receive(request, held), held)
+    return await decompress_body(request, await receive_body(request, reservation), reservation)
 
 
-async def decompressed(request: Request, body: bytes, held: Held) -> bytes:
+async def decompress_body(request: Request, body: bytes, reservation: MemoryReservation) -> bytes:
     """Return the body of a request, decompressed as its Content-Encoding header says.
 
     Raises:
@@ -88,37 +88,37 @@ async def decompressed(request: Request, body: bytes, held: Held) -> bytes:
     else:
         plain = decompress(body, encoding)
     if plain is not body:
-        held.add(len(plain))
+        reservation.add(len(plain))
     return plain
 
 
-async def receive(request: Request, held: Held) -> bytes:
+async def receive_body(request: Request, reservation: MemoryReservation) -> bytes:
     """Return the body as sent by the client.
 
     Raises:
         Problem: the body is too large (413), or the memory limit is reached (503).
         ClientDisconnect: the client disconnected.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > MAX_BODY_BYTES and "expect" in request.headers:
-        raise _last_word()
+    content_length = request.headers.get("content-length", "")
+    if content_length.isdecimal() and int(content_length) > MAX_BODY_BYTES and "expect" in request.headers:
+        raise _too_large_and_close()
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size <= MAX_BODY_BYTES:
-            held.add(len(chunk))
+            reservation.add(len(chunk))
             chunks.append(chunk)
         elif size > _DRAINED_BYTES:
             break
         else:
             chunks.clear()
     if size > MAX_BODY_BYTES:
-        raise _last_word()
+        raise _too_large_and_close()
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _last_word() -> Problem:
-    refused = too_large()
-    refused.headers["connection"] = "close"
-    return refused
+def _too_large_and_close() -> Problem:
+    problem = too_large()
+    problem.headers["connection"] = "close"
+    return problem

@@ -14,14 +14,14 @@ from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import Problem, bad_parameter, unavailable
 from tidemill_contract.events.quarantine import Headers
 from tidemill_ingest import metrics, results
-from tidemill_ingest.body import Events, split
-from tidemill_ingest.body_reader import Held, Memory, read_body
-from tidemill_ingest.idempotency.known import Known, merge
-from tidemill_ingest.idempotency.requests import Attempt, Replays, fingerprint
+from tidemill_ingest.body import Events, split_events
+from tidemill_ingest.body_reader import MemoryBudget, MemoryReservation, read_body
+from tidemill_ingest.idempotency.batch_outcome import BatchOutcome, merge
+from tidemill_ingest.idempotency.requests import Attempt, IdempotencyStore, fingerprint
 from tidemill_ingest.idempotency.shared import Batch
-from tidemill_ingest.kafka.delivery import FULL_SECONDS, begin, finish
-from tidemill_ingest.kafka.outcomes import Delivery, Pending
-from tidemill_ingest.kafka.producers import SURE_SECONDS
+from tidemill_ingest.kafka.delivery import FULL_SECONDS, queue_records, wait_for_delivery
+from tidemill_ingest.kafka.outcomes import Delivery, PendingDelivery
+from tidemill_ingest.kafka.producers import PERSISTENT_TIMEOUT_SECONDS
 from tidemill_ingest.kafka.sink import Sink
 from tidemill_ingest.pipelines import Pipeline, Pipelines
 from tidemill_ingest.quota import Quota
@@ -40,24 +40,24 @@ class Options:
 
     wait: bool = True
     accept_partial: bool = True
-    everything: bool = False
-    signed: bool = False
+    all_rows: bool = False
+    is_webhook: bool = False
     """Whether the request was sent to a webhook. Invalid events then cause no error status."""
 
     @classmethod
-    def of(cls, request: Request) -> Options:
+    def from_request(cls, request: Request) -> Options:
         """Parse the query parameters of a request.
 
         Raises:
             Problem: a parameter is unknown or wrong (400).
         """
-        given = dict(request.query_params)
+        parameters = dict(request.query_params)
         options = cls(
-            wait=_boolean("wait", given.pop("wait", "true")),
-            accept_partial=_boolean("accept_partial", given.pop("accept_partial", "true")),
-            everything=_everything(given.pop("results", "failed")),
+            wait=_boolean("wait", parameters.pop("wait", "true")),
+            accept_partial=_boolean("accept_partial", parameters.pop("accept_partial", "true")),
+            all_rows=_wants_all_rows(parameters.pop("results", "failed")),
         )
-        for name in given:
+        for name in parameters:
             raise _bad_parameter(name, "is unknown; use wait, accept_partial or results")
         return options
 
@@ -69,7 +69,7 @@ def _boolean(name: str, text: str) -> bool:
     return value
 
 
-def _everything(text: str) -> bool:
+def _wants_all_rows(text: str) -> bool:
     if text not in ("all", "failed"):
         raise _bad_parameter("results", f"must be all or failed, not {text[:40]!r}")
     return text == "all"
@@ -80,7 +80,7 @@ def _bad_parameter(name: str, detail: str) -> Problem:
 
 
 @dataclass(frozen=True)
-class Sent:
+class EventsRequest:
     """The events and the options of a request."""
 
     pipeline: Pipeline
@@ -95,17 +95,17 @@ class Sent:
         return self.pipeline.config.events_topic
 
     @property
-    def places(self) -> bool:
+    def wants_offsets(self) -> bool:
         """Whether the answer contains the partition and offset of each event."""
-        return self.options.everything and self.options.wait
+        return self.options.all_rows and self.options.wait
 
-    def judged(self) -> Records:
+    def to_records(self) -> Records:
         """Return the records of the events.
 
         Raises:
             _NothingSentError: some events are invalid, and `accept_partial` is false.
         """
-        records = self.pipeline.judge.judge(self.events.values, int(time.time() * 1000), self.headers)
+        records = self.pipeline.record_builder.build(self.events.values, int(time.time() * 1000), self.headers)
         if records.invalid and not self.options.accept_partial:
             self.pipeline.count({results.REJECTED: len(records.values)})
             raise _NothingSentError(refusal(Outcome(records, Delivery(), self.events.ids)))
@@ -113,7 +113,7 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class Once:
+class IdempotencyKey:
     """The Idempotency-Key of a request, and a hash of the request."""
 
     key: str
@@ -131,10 +131,10 @@ class _NothingSentError(Exception):
 class EventsHandler:
     """Accepts events, and answers when Kafka has acknowledged the events."""
 
-    def __init__(self, pipelines: Pipelines, sink: Sink, quota: Quota, replays: Replays) -> None:
+    def __init__(self, pipelines: Pipelines, sink: Sink, quota: Quota, idempotency: IdempotencyStore) -> None:
         self._pipelines, self._sink, self._quota = pipelines, sink, quota
-        self._memory, self._replays = Memory(), replays
-        self._unanswered: set[asyncio.Task[None]] = set()
+        self._memory, self._idempotency = MemoryBudget(), idempotency
+        self._background_tasks: set[asyncio.Task[None]] = set()
 
     async def append(self, request: Request) -> Response:
         """Handle a request.
@@ -142,18 +142,19 @@ class EventsHandler:
         Raises:
             Problem: nothing was sent.
         """
-        options = Options.of(request)
-        pipeline = self._pipelines.open(request.path_params["pipeline"], request.headers.get("authorization"))
+        options = Options.from_request(request)
+        pipeline = self._pipelines.authorize(request.path_params["pipeline"], request.headers.get("authorization"))
         try:
-            with self.room() as held:
-                body = await read_body(request, held)
-                sent = self.read(request, pipeline, options, body)
-                reply = await self.accept(sent, _once(request, sent, body), request.state.deadline)
+            with self.reserve_memory() as reservation:
+                body = await read_body(request, reservation)
+                events_request = self.read(request, pipeline, options, body)
+                key = _read_idempotency_key(request, events_request, body)
+                reply = await self.accept(events_request, key, request.state.deadline)
         except ClientDisconnect:
             return Response(status_code=400)
         return reply.response()
 
-    def room(self) -> Held:
+    def reserve_memory(self) -> MemoryReservation:
         """Return a context manager that counts the memory of a request.
 
         Raises:
@@ -161,125 +162,150 @@ class EventsHandler:
         """
         if self._sink.busy:
             raise unavailable("buffer_full", "the queue to Kafka is nearly full; send again later", FULL_SECONDS)
-        return self._memory.hold()
+        return self._memory.reservation()
 
-    def read(self, request: Request, pipeline: Pipeline, options: Options, body: bytes) -> Sent:
+    def read(self, request: Request, pipeline: Pipeline, options: Options, body: bytes) -> EventsRequest:
         """Split a decompressed body into events.
 
         Raises:
             Problem: the type is unknown (415), the body is unreadable or empty (400), or there are too many events
                 (413).
         """
-        events = split(body, request.headers, whole=pipeline.judge.whole)
+        events = split_events(body, request.headers, keep_attributes=pipeline.record_builder.keep_attributes)
         metrics.INGEST_BYTES.labels(pipeline.name).inc(len(body))
         metrics.INGEST_BATCH_EVENTS.observe(len(events.values))
-        return Sent(pipeline, events, options, len(body), pipeline.judge.passed_on(request.headers))
+        return EventsRequest(
+            pipeline, events, options, len(body), pipeline.record_builder.copied_headers(request.headers)
+        )
 
-    async def accept(self, sent: Sent, once: Once | None, deadline: Deadline) -> Answer:
+    async def accept(
+        self, request: EventsRequest, idempotency_key: IdempotencyKey | None, deadline: Deadline
+    ) -> Answer:
         """Send the events of a request to Kafka, and return the answer.
 
         Raises:
             Problem: nothing was sent.
         """
         try:
-            if once is None:
-                return await self._take(sent, deadline)
-            batch = Batch(sent.pipeline.name, once.key, once.fingerprint, len(sent.events.values))
-            return await self._take_once(batch, sent, deadline)
-        except _NothingSentError as nothing:
-            return nothing.answer
-
-    async def _take(self, sent: Sent, deadline: Deadline) -> Answer:
-        quota = self._charge(sent, len(sent.events.values), sent.size)
-        reply = await self._send(sent, sent.judged(), deadline)
-        return replace(reply, headers={**reply.headers, **quota}) if quota else reply
-
-    async def _take_once(self, batch: Batch, sent: Sent, deadline: Deadline) -> Answer:
-        quota: dict[str, str] = {}
-
-        def begin(before: Known | None) -> Attempt:
-            indexes = sorted(before.failed) if before is not None else list(range(batch.total))
-            quota.update(self._charge(sent, len(indexes), sent.size * len(indexes) // batch.total))
-            return self._begin(sent, sent.judged(), before, indexes)
-
-        options = sent.options
-        batch_outcome = await self._replays.answer(batch, begin, deadline, wait=options.wait)
-        outcome = batch_outcome.known.outcome(sent.events.ids)
-        text = answer(outcome, wait=options.wait, everything=options.everything, signed=options.signed)
-        marks = {"idempotency-replayed": "true"} if batch_outcome.replayed else {}
-        if batch_outcome.known.unsure:
-            marks["idempotency-unsure"] = "true"
-        return replace(text, headers={**text.headers, **quota, **marks})
-
-    def _charge(self, sent: Sent, events: int, size: int) -> dict[str, str]:
-        try:
-            return self._quota.take(sent.pipeline.name, events, size)
-        except Problem:
-            sent.pipeline.count({results.REJECTED: events})
-            raise
-
-    def _begin(self, sent: Sent, records: Records, before: Known | None, indexes: list[int]) -> Attempt:
-        if before is not None:
-            records = records.subset(indexes)
-        pending = self._queue(sent, records, sure=True)
-        queued = merge(before, indexes, records, replace(pending.delivery))
-
-        async def end() -> Known:
-            deadline = Deadline.after(2 * SURE_SECONDS)
-            delivery = await finish(
-                self._sink, sent.topic, records, pending, places=sent.places, deadline=deadline, sure=True
+            if idempotency_key is None:
+                return await self._accept_unkeyed(request, deadline)
+            batch = Batch(
+                request.pipeline.name, idempotency_key.key, idempotency_key.fingerprint, len(request.events.values)
             )
-            sent.pipeline.count(Outcome(records, delivery).counts)
-            if not sent.options.wait:
-                _tell_lost(sent.pipeline, delivery)
-            return merge(before, indexes, records, delivery)
+            return await self._accept_idempotent(batch, request, deadline)
+        except _NothingSentError as error:
+            return error.answer
 
-        return Attempt(queued, end())
+    async def _accept_unkeyed(self, request: EventsRequest, deadline: Deadline) -> Answer:
+        quota_headers = self._charge(request, len(request.events.values), request.size)
+        reply = await self._send(request, request.to_records(), deadline)
+        return replace(reply, headers={**reply.headers, **quota_headers}) if quota_headers else reply
 
-    def _queue(self, sent: Sent, records: Records, *, sure: bool = False) -> Pending:
+    async def _accept_idempotent(self, batch: Batch, request: EventsRequest, deadline: Deadline) -> Answer:
+        quota_headers: dict[str, str] = {}
+
+        def begin(earlier: BatchOutcome | None) -> Attempt:
+            indexes = sorted(earlier.failed) if earlier is not None else list(range(batch.total))
+            quota_headers.update(self._charge(request, len(indexes), request.size * len(indexes) // batch.total))
+            return self._begin_attempt(request, request.to_records(), earlier, indexes)
+
+        options = request.options
+        result = await self._idempotency.deliver_once(batch, begin, deadline, wait=options.wait)
+        outcome = result.outcome.to_outcome(request.events.ids)
+        reply = answer(outcome, wait=options.wait, all_rows=options.all_rows, is_webhook=options.is_webhook)
+        key_headers = {"idempotency-replayed": "true"} if result.replayed else {}
+        if result.outcome.unsure:
+            key_headers["idempotency-unsure"] = "true"
+        return replace(reply, headers={**reply.headers, **quota_headers, **key_headers})
+
+    def _charge(self, request: EventsRequest, events: int, size: int) -> dict[str, str]:
         try:
-            return begin(self._sink, sent.topic, records, places=sent.places, sure=sure, waited=sent.options.wait)
+            return self._quota.take(request.pipeline.name, events, size)
         except Problem:
-            sent.pipeline.count({results.RETRY: len(records.values)})
+            request.pipeline.count({results.REJECTED: events})
             raise
 
-    async def _send(self, sent: Sent, records: Records, deadline: Deadline) -> Answer:
-        pipeline, options, places = sent.pipeline, sent.options, sent.places
-        pending = self._queue(sent, records)
+    def _begin_attempt(
+        self, request: EventsRequest, records: Records, earlier: BatchOutcome | None, indexes: list[int]
+    ) -> Attempt:
+        if earlier is not None:
+            records = records.subset(indexes)
+        pending = self._queue(request, records, keep_retrying=True)
+        queued = merge(earlier, indexes, records, replace(pending.delivery))
+
+        async def final_outcome() -> BatchOutcome:
+            deadline = Deadline.after(2 * PERSISTENT_TIMEOUT_SECONDS)
+            delivery = await wait_for_delivery(
+                self._sink,
+                request.topic,
+                records,
+                pending,
+                with_offsets=request.wants_offsets,
+                deadline=deadline,
+                keep_retrying=True,
+            )
+            request.pipeline.count(Outcome(records, delivery).counts)
+            if not request.options.wait:
+                _log_lost(request.pipeline, delivery)
+            return merge(earlier, indexes, records, delivery)
+
+        return Attempt(queued, final_outcome())
+
+    def _queue(self, request: EventsRequest, records: Records, *, keep_retrying: bool = False) -> PendingDelivery:
+        try:
+            return queue_records(
+                self._sink,
+                request.topic,
+                records,
+                with_offsets=request.wants_offsets,
+                keep_retrying=keep_retrying,
+                client_waits=request.options.wait,
+            )
+        except Problem:
+            request.pipeline.count({results.RETRY: len(records.values)})
+            raise
+
+    async def _send(self, request: EventsRequest, records: Records, deadline: Deadline) -> Answer:
+        pipeline, options, with_offsets = request.pipeline, request.options, request.wants_offsets
+        pending = self._queue(request, records)
         if not options.wait:
-            outcome = Outcome(records, replace(pending.delivery), sent.events.ids)
-            reply = answer(outcome, wait=False, everything=options.everything)
-            self._see_through(pipeline, records, pending)
+            outcome = Outcome(records, replace(pending.delivery), request.events.ids)
+            reply = answer(outcome, wait=False, all_rows=options.all_rows)
+            self._finish_in_background(pipeline, records, pending)
             return reply
         try:
-            delivery = await finish(self._sink, sent.topic, records, pending, places=places, deadline=deadline)
+            delivery = await wait_for_delivery(
+                self._sink, request.topic, records, pending, with_offsets=with_offsets, deadline=deadline
+            )
         except TimeoutError:
             pipeline.count({results.RETRY: len(records.values)})
             detail = "Kafka has not acknowledged the events in time, but may still write them; send them again later"
             raise unavailable("not_acknowledged", detail, FULL_SECONDS, retry=len(records.values)) from None
-        outcome = Outcome(records, delivery, sent.events.ids)
+        outcome = Outcome(records, delivery, request.events.ids)
         pipeline.count(outcome.counts)
-        return answer(outcome, wait=True, everything=options.everything, signed=options.signed)
+        return answer(outcome, wait=True, all_rows=options.all_rows, is_webhook=options.is_webhook)
 
-    def _see_through(self, pipeline: Pipeline, records: Records, pending: Pending) -> None:
-        async def attend() -> None:
+    def _finish_in_background(self, pipeline: Pipeline, records: Records, pending: PendingDelivery) -> None:
+        async def finish() -> None:
             deadline = Deadline.after(self._sink.publish_seconds + FULL_SECONDS)
             topic = pipeline.config.events_topic
-            delivery = await finish(self._sink, topic, records, pending, places=False, deadline=deadline)
+            delivery = await wait_for_delivery(
+                self._sink, topic, records, pending, with_offsets=False, deadline=deadline
+            )
             pipeline.count(Outcome(records, delivery).counts)
-            _tell_lost(pipeline, delivery)
+            _log_lost(pipeline, delivery)
 
-        task = asyncio.ensure_future(attend())
-        self._unanswered.add(task)
-        task.add_done_callback(self._unanswered.discard)
+        task = asyncio.ensure_future(finish())
+        self._background_tasks.add(task)
+        task.add_done_callback(self._background_tasks.discard)
 
     async def close(self, seconds: float) -> None:
         """Wait at most `seconds` for the delivery of events that were sent with `wait=false`."""
-        if self._unanswered:
-            await asyncio.wait(self._unanswered, timeout=seconds)
+        if self._background_tasks:
+            await asyncio.wait(self._background_tasks, timeout=seconds)
 
 
-def _once(request: Request, sent: Sent, body: bytes) -> Once | None:
+def _read_idempotency_key(request: Request, events_request: EventsRequest, body: bytes) -> IdempotencyKey | None:
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
@@ -287,12 +313,12 @@ def _once(request: Request, sent: Sent, body: bytes) -> Once | None:
         remedy = f"use another key: only webhook deliveries have keys that begin with {KEY_PREFIX}"
         raise Problem(400, "invalid_idempotency_key", f"Idempotency-Key: {remedy}")
     query = "&".join(sorted(request.url.query.split("&")))
-    passed_on = (f"{name}: {value!r}" for name, value in sent.headers)
-    parts = (query, request.headers.get("content-type", ""), request.headers.get("ce-id", ""), *passed_on)
-    return Once(key, fingerprint(body, *parts))
+    copied_headers = (f"{name}: {value!r}" for name, value in events_request.headers)
+    parts = (query, request.headers.get("content-type", ""), request.headers.get("ce-id", ""), *copied_headers)
+    return IdempotencyKey(key, fingerprint(body, *parts))
 
 
-def _tell_lost(pipeline: Pipeline, delivery: Delivery) -> None:
+def _log_lost(pipeline: Pipeline, delivery: Delivery) -> None:
     for error in list(delivery.failed.values())[:1]:
         lost = len(delivery.failed)
         log.error("%d events of %s, sent with wait=false, could not be written: %s", lost, pipeline.name, error.str())

@@ -91,10 +91,10 @@ _RETRY_AFTER = {
         "schema": {"type": "integer", "minimum": 1},
     }
 }
-_WAIT = {name: {**header, "required": True} for name, header in _RETRY_AFTER.items()}
+_RETRY_LATER = {name: {**header, "required": True} for name, header in _RETRY_AFTER.items()}
 _AUTHENTICATE = {"WWW-Authenticate": {"description": "How to send the API key.", "required": True, "schema": _STRING}}
-_NOT_KEPT = {"Cache-Control": {"description": "Not cacheable.", "required": True, "schema": {"const": "no-store"}}}
-_MARKS = {
+_NO_STORE = {"Cache-Control": {"description": "Not cacheable.", "required": True, "schema": {"const": "no-store"}}}
+_HEADERS = {
     "RateLimit": {"description": "The remaining quota of the pipeline.", "schema": _STRING},
     "RateLimit-Policy": {"description": "The pipeline's limits.", "schema": _STRING},
     "Idempotency-Replayed": {
@@ -110,22 +110,22 @@ _MARKS = {
 
 def _results(description: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/EventResults"}}}
-    return {"description": description, "headers": {**_NOT_KEPT, **_MARKS, **(headers or {})}, "content": content}
+    return {"description": description, "headers": {**_NO_STORE, **_HEADERS, **(headers or {})}, "content": content}
 
 
 def _problem(description: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {"description": description, "headers": {**_NOT_KEPT, **(headers or {})}, "content": content}
+    return {"description": description, "headers": {**_NO_STORE, **(headers or {})}, "content": content}
 
 
-def _flag(name: str, description: str) -> dict[str, Any]:
+def _boolean(name: str, description: str) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": description, "schema": {"type": "boolean", "default": True}}
 
 
 _PARAMETERS = [
     {"name": "pipeline", "in": "path", "required": True, "description": "The pipeline's name.", "schema": _STRING},
-    _flag("wait", "Wait until Kafka has acknowledged the events. If `false`, answer when they are queued (202)."),
-    _flag("accept_partial", "If `false`, one invalid event stops the request (422), and no event is sent."),
+    _boolean("wait", "Wait until Kafka has acknowledged the events. If `false`, answer when they are queued (202)."),
+    _boolean("accept_partial", "If `false`, one invalid event stops the request (422), and no event is sent."),
     {
         "name": "results",
         "in": "query",
@@ -169,10 +169,10 @@ _RESPONSES = {
     "422": _problem(
         "No event is valid, an event is invalid with `accept_partial=false`, or the Idempotency-Key belongs to another"
         " request.",
-        _MARKS,
+        _HEADERS,
     ),
-    "429": _problem("A limit of the pipeline is exceeded. `detail` names the limit.", {**_WAIT, **_MARKS}),
-    "503": _problem("Kafka is unavailable, or the queue to Kafka is full.", {**_WAIT, **_MARKS}),
+    "429": _problem("A limit of the pipeline is exceeded. `detail` names the limit.", {**_RETRY_LATER, **_HEADERS}),
+    "503": _problem("Kafka is unavailable, or the queue to Kafka is full.", {**_RETRY_LATER, **_HEADERS}),
     "504": _problem("The request took too long."),
 }
 
@@ -200,7 +200,7 @@ _WEBHOOK_RESPONSES = {
     ),
     "404": _problem("There is no such webhook."),
     **{code: _RESPONSES[code] for code in ("413", "415", "422", "429")},
-    "503": _problem("Kafka is unavailable, or the webhook has no secret yet.", {**_WAIT, **_MARKS}),
+    "503": _problem("Kafka is unavailable, or the webhook has no secret yet.", {**_RETRY_LATER, **_HEADERS}),
     "504": _RESPONSES["504"],
 }
 

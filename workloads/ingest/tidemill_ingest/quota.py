@@ -13,7 +13,7 @@ from tidemill_chassis.web.problems import Problem
 EVENTS_PER_SECOND = 250_000
 BYTES_PER_SECOND = 64 * 1024 * 1024
 IN_FLIGHT_BYTES = 128 * 1024 * 1024
-VARIABLE = "TIDEMILL_INGEST_EVENTS_PER_SECOND"
+EVENTS_VARIABLE = "TIDEMILL_INGEST_EVENTS_PER_SECOND"
 BYTES_VARIABLE = "TIDEMILL_INGEST_BYTES_PER_SECOND"
 IN_FLIGHT_VARIABLE = "TIDEMILL_INGEST_IN_FLIGHT_BYTES"
 
@@ -34,7 +34,7 @@ class Limits:
             ValueError: a limit is not a number of at least 0.
         """
         return cls(
-            _number(environ, VARIABLE, cls.events_per_second, "events a second"),
+            _number(environ, EVENTS_VARIABLE, cls.events_per_second, "events a second"),
             _number(environ, BYTES_VARIABLE, cls.bytes_per_second, "bytes a second"),
             int(_number(environ, IN_FLIGHT_VARIABLE, cls.in_flight_bytes, "bytes")),
         )
@@ -51,7 +51,7 @@ def _number(environ: Mapping[str, str], variable: str, default: float, unit: str
     return number
 
 
-class _Rate:
+class _TokenBuckets:
     """A token bucket for each pipeline, which holds at most the tokens of one second."""
 
     def __init__(self, unit: str, rate: float) -> None:
@@ -60,19 +60,19 @@ class _Rate:
         self._buckets: dict[str, tuple[float, float]] = {}
         """The remaining tokens and the time when they were counted, by pipeline."""
 
-    def left(self, pipeline: str, now: float) -> float:
-        left, at = self._buckets.get(pipeline, (self.rate, now))
-        left = min(self.rate, left + (now - at) * self.rate)
+    def refill(self, pipeline: str, now: float) -> float:
+        left, counted_at = self._buckets.get(pipeline, (self.rate, now))
+        left = min(self.rate, left + (now - counted_at) * self.rate)
         self._buckets[pipeline] = left, now
         return left
 
     def take(self, pipeline: str, count: float) -> float:
         """Remove `count` tokens from the bucket, and return the number of remaining tokens.
 
-        Call `left` first to add the new tokens.
+        Call `refill` first to add the new tokens.
         """
-        left, at = self._buckets[pipeline]
-        self._buckets[pipeline] = left - count, at
+        left, counted_at = self._buckets[pipeline]
+        self._buckets[pipeline] = left - count, counted_at
         return left - count
 
     def header(self, left: float) -> str:
@@ -86,8 +86,8 @@ class Quota:
     def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         rates = {"events": limits.events_per_second, "bytes": limits.bytes_per_second}
-        self._rates = [_Rate(unit, rate) for unit, rate in rates.items() if rate]
-        self._policy = ", ".join(rate.policy for rate in self._rates)
+        self._limits = [_TokenBuckets(unit, rate) for unit, rate in rates.items() if rate]
+        self._policy = ", ".join(limit.policy for limit in self._limits)
 
     def take(self, pipeline: str, events: int, size: int) -> dict[str, str]:
         """Take the tokens of a request from the quotas, and return the RateLimit headers of the answer.
@@ -100,17 +100,19 @@ class Quota:
         Raises:
             Problem: a quota is used up (429).
         """
-        if not self._rates:
+        if not self._limits:
             return {}
         now = self._clock()
-        left = [rate.left(pipeline, now) for rate in self._rates]
-        for rate, rest in zip(self._rates, left, strict=True):
-            if rest <= 0:
-                headers = {**self._headers(left), "retry-after": str(max(1, math.ceil(-rest / rate.rate)))}
-                detail = f"{pipeline} takes {rate.rate:.0f} {rate.unit} a second; send again later"
-                raise Problem(429, "quota_exceeded", detail, headers=headers, limit=f"{rate.unit}_per_second")
-        return self._headers([rate.take(pipeline, size if rate.unit == "bytes" else events) for rate in self._rates])
+        left = [limit.refill(pipeline, now) for limit in self._limits]
+        for limit, remaining in zip(self._limits, left, strict=True):
+            if remaining <= 0:
+                headers = {**self._headers(left), "retry-after": str(max(1, math.ceil(-remaining / limit.rate)))}
+                detail = f"{pipeline} takes {limit.rate:.0f} {limit.unit} a second; send again later"
+                raise Problem(429, "quota_exceeded", detail, headers=headers, limit=f"{limit.unit}_per_second")
+        return self._headers(
+            [limit.take(pipeline, size if limit.unit == "bytes" else events) for limit in self._limits]
+        )
 
     def _headers(self, left: list[float]) -> dict[str, str]:
-        shown = ", ".join(rate.header(rest) for rate, rest in zip(self._rates, left, strict=True))
-        return {"ratelimit-policy": self._policy, "ratelimit": shown}
+        ratelimit = ", ".join(limit.header(remaining) for limit, remaining in zip(self._limits, left, strict=True))
+        return {"ratelimit-policy": self._policy, "ratelimit": ratelimit}

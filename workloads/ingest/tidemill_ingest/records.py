@@ -16,9 +16,9 @@ from tidemill_contract.events.decoder import QUARANTINE_PREFIX, InvalidEvent, Re
 from tidemill_contract.events.quarantine import Headers
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_contract.staged import sent_spec
+from tidemill_contract.stage_records import ingest_spec
 
-KEPT_BYTES = 64 * 1024
+TRUNCATED_BYTES = 64 * 1024
 """An event that is too large is truncated to this many bytes."""
 
 
@@ -56,14 +56,14 @@ class Records:
             {at: self.invalid[index] for at, index in enumerate(indexes) if index in self.invalid},
         )
 
-    def shrunk(self, index: int, verdict: InvalidEvent) -> Records:
+    def truncated(self, index: int, invalid_event: InvalidEvent) -> Records:
         """Return the record at `index`, marked as an invalid event and with a truncated value."""
-        value = self.values[index].removeprefix(QUARANTINE_PREFIX)[:KEPT_BYTES]
-        return Records([QUARANTINE_PREFIX + value], [None], {0: quarantine.headers(verdict)}, {0: verdict})
+        value = self.values[index].removeprefix(QUARANTINE_PREFIX)[:TRUNCATED_BYTES]
+        return Records([QUARANTINE_PREFIX + value], [None], {0: quarantine.headers(invalid_event)}, {0: invalid_event})
 
 
 @dataclass(frozen=True)
-class _Sent:
+class _RecordStub:
     own_key: bytes | None
     own_headers: Headers
 
@@ -86,44 +86,44 @@ class _Sent:
         return 0, None
 
 
-class Judge:
+class RecordBuilder:
     """Validates the events of one pipeline and computes the record keys.
 
     Attributes:
         headers: the names of the request headers from which the pipeline reads fields.
-        whole: whether CloudEvents are written to Kafka with their attributes.
+        keep_attributes: whether CloudEvents are written to Kafka with their attributes.
     """
 
     def __init__(self, config: PipelineConfig) -> None:
-        self._decoder = RecordDecoder(sent_spec(config.spec))
+        self._decoder = RecordDecoder(ingest_spec(config.spec))
         self.headers = self._decoder.headers
-        self.whole = config.spec.source.written.envelope == "cloudevents"
+        self.keep_attributes = config.spec.source.record_format.envelope == "cloudevents"
         self._key = config.spec.source.key
         kinds = {field.name: field.kind for field in config.spec.source.fields}
         self._encode = _encoder(kinds.get(self._key or "", ""))
 
-    def passed_on(self, headers: Mapping[str, str]) -> Headers:
+    def copied_headers(self, headers: Mapping[str, str]) -> Headers:
         """Return the headers of a request that are copied to records."""
         # Encode header values as Latin-1 again, because the HTTP server decoded the values as Latin-1.
         return [(name, headers[name].encode("latin-1")) for name in self.headers if name in headers]
 
-    def judge(self, values: Sequence[bytes], now_ms: int, passed_on: Headers | None = None) -> Records:
+    def build(self, values: Sequence[bytes], now_ms: int, copied_headers: Headers | None = None) -> Records:
         """Return the records of events that arrived at `now_ms` (epoch ms).
 
-        Each record gets the headers `passed_on`.
+        Each record gets `copied_headers`.
         """
         decoded = self._decoder.decode_all(values, now_ms)
         keys = self._keys(self._key, decoded.events) if self._key is not None else None
-        headers = passed_on or []
-        if self._decoder.beside:
-            sent = [_Sent(keys[index] if keys is not None else None, headers) for index in range(len(values))]
-            decoded = self._decoder.complete(decoded, sent, now_ms)
+        headers = copied_headers or []
+        if self._decoder.has_outside_fields:
+            stubs = [_RecordStub(keys[index] if keys is not None else None, headers) for index in range(len(values))]
+            decoded = self._decoder.add_outside_fields(decoded, stubs, now_ms)
         invalid = decoded.invalid
         records = Records(list(values), keys, dict.fromkeys(range(len(values)), headers) if headers else {}, invalid)
-        for index, verdict in invalid.items():
-            value = values[index][:KEPT_BYTES] if verdict.reason is Reason.TOO_LARGE else values[index]
+        for index, invalid_event in invalid.items():
+            value = values[index][:TRUNCATED_BYTES] if invalid_event.reason is Reason.TOO_LARGE else values[index]
             records.values[index] = QUARANTINE_PREFIX + value
-            records.headers[index] = [*headers, *quarantine.headers(verdict)]
+            records.headers[index] = [*headers, *quarantine.headers(invalid_event)]
         return records
 
     def _keys(self, name: str, events: list[Any]) -> list[bytes | None]:

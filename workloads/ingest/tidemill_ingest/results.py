@@ -10,7 +10,7 @@ import msgspec
 from confluent_kafka import KafkaError
 from starlette.responses import Response
 
-from tidemill_chassis.web.asgi import PROBLEM_TYPE, problem
+from tidemill_chassis.web.asgi import PROBLEM_TYPE, problem_body
 from tidemill_chassis.web.problems import retry_after
 from tidemill_ingest.kafka.outcomes import Delivery
 from tidemill_ingest.records import Records
@@ -33,7 +33,7 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer. `final` tells whether a repeated request gets the same answer."""
+    """An HTTP answer. `final` is whether a repeated request gets the same answer."""
 
     status: int
     body: bytes
@@ -67,24 +67,24 @@ class Outcome:
         total = len(self.records.values)
         return {ACCEPTED: total - len(failed) - quarantined, QUARANTINED: quarantined, RETRY: len(failed)}
 
-    def rows(self, *, everything: bool) -> list[Row]:
-        """Return a row for each event that is not accepted. If `everything` is true, accepted events get rows too."""
-        if everything:
+    def rows(self, *, all_rows: bool) -> list[Row]:
+        """Return a row for each event that is not accepted. If `all_rows` is true, accepted events get rows too."""
+        if all_rows:
             return [self._row(index) for index in range(len(self.records.values))]
         return [self._row(index) for index in sorted({*self.records.invalid, *self.delivery.failed})]
 
     def _row(self, index: int) -> Row:
-        own = self.ids[index] if self.ids is not None else None
-        error, verdict = self.delivery.failed.get(index), self.records.invalid.get(index)
+        event_id = self.ids[index] if self.ids is not None else None
+        error, invalid_event = self.delivery.failed.get(index), self.records.invalid.get(index)
         if error is not None:
-            return Row(index=index, id=own, status=RETRY, code=error_code(error))
-        partition, offset = self.delivery.places.get(index, (None, None))
-        if verdict is not None:
+            return Row(index=index, id=event_id, status=RETRY, code=error_code(error))
+        partition, offset = self.delivery.offsets.get(index, (None, None))
+        if invalid_event is not None:
             return Row(
-                index=index, id=own, status=QUARANTINED, code=str(verdict.reason), field=verdict.field,
+                index=index, id=event_id, status=QUARANTINED, code=str(invalid_event.reason), field=invalid_event.field,
                 partition=partition, offset=offset,
             )  # fmt: skip
-        return Row(index=index, id=own, status=ACCEPTED, partition=partition, offset=offset)
+        return Row(index=index, id=event_id, status=ACCEPTED, partition=partition, offset=offset)
 
 
 def error_code(error: KafkaError) -> str:
@@ -92,25 +92,25 @@ def error_code(error: KafkaError) -> str:
     return f"kafka_{error.name().strip('_').lower()}"
 
 
-def answer(outcome: Outcome, *, wait: bool, everything: bool, signed: bool = False) -> Answer:
+def answer(outcome: Outcome, *, wait: bool, all_rows: bool, is_webhook: bool = False) -> Answer:
     """Return the HTTP answer to a request whose records were sent to Kafka.
 
     Args:
         outcome: the records and their delivery.
         wait: whether the client waits for the delivery.
-        everything: whether the answer has a row for each event, or only for events that are not accepted.
-        signed: whether this is a webhook's signed request. A webhook gets status 200 if Kafka has all events, or
+        all_rows: whether the answer has a row for each event, or only for events that are not accepted.
+        is_webhook: whether this is a webhook's signed request. A webhook gets status 200 if Kafka has all events, or
             else 503.
     """
     counts = outcome.counts
     total = len(outcome.records.values)
-    body = {**counts, "results": outcome.rows(everything=everything)}
-    if counts[RETRY] == total or (signed and counts[RETRY]):
+    body = {**counts, "results": outcome.rows(all_rows=all_rows)}
+    if counts[RETRY] == total or (is_webhook and counts[RETRY]):
         detail = f"Kafka acknowledged {total - counts[RETRY] or 'none'} of the events; send them again later"
         return _problem(503, "kafka_unavailable", detail, body, headers=retry_after(RETRY_SECONDS), final=False)
-    if counts[QUARANTINED] == total and not signed:
+    if counts[QUARANTINED] == total and not is_webhook:
         return _problem(422, "no_valid_event", "no event is valid; the dead letters have the reasons", body)
-    status = 200 if counts[ACCEPTED] == total or signed else 207
+    status = 200 if counts[ACCEPTED] == total or is_webhook else 207
     if counts[RETRY]:
         headers = {"cache-control": "no-store", **retry_after(RETRY_SECONDS)}
         return Answer(status, msgspec.json.encode(body), headers, final=False)
@@ -121,7 +121,7 @@ def refusal(outcome: Outcome) -> Answer:
     """Return the answer to a request with invalid events, if `accept_partial` is false."""
     rows = [
         Row(index=row.index, id=row.id, status=REJECTED, code=row.code, field=row.field)
-        for row in outcome.rows(everything=False)
+        for row in outcome.rows(all_rows=False)
     ]
     body = {ACCEPTED: 0, QUARANTINED: 0, RETRY: 0, "results": rows}
     detail = (
@@ -139,5 +139,5 @@ def _problem(
     headers: dict[str, str] | None = None,
     final: bool = True,
 ) -> Answer:
-    text = problem(status, code, detail, **body)
+    text = problem_body(status, code, detail, **body)
     return Answer(status, text, {"cache-control": "no-store", **(headers or {})}, PROBLEM_TYPE, final=final)

@@ -15,14 +15,14 @@ from tidemill_processor import metrics
 from tidemill_processor.batches.batch import Batch
 from tidemill_processor.database import Database
 from tidemill_processor.database_link import DatabaseLink
-from tidemill_processor.replay import Course, Handover
+from tidemill_processor.replay import Handover, ReadSchedule
 from tidemill_processor.source.backlog import Backlog
 from tidemill_processor.source.consumer import Source
-from tidemill_processor.source.coverage import Coverage
 from tidemill_processor.source.kafka_health import KafkaHealth
-from tidemill_processor.source.positions import Positions
+from tidemill_processor.source.positions import PositionStore
+from tidemill_processor.source.rejoining import Rejoiner
 from tidemill_processor.source.slots import SeveralTopics
-from tidemill_processor.transaction import Committed, Position
+from tidemill_processor.transaction import CommitResult, Position
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ class Assignment:
         start_from: str = "",
     ) -> None:
         self._source, self._kafka, self._link = source, kafka, link
-        self._lookup = Positions(database, config, source, start_from)
-        self._coverage = Coverage(source.subscribe)
-        self._course = Course()
+        self._position_store = PositionStore(database, config, source, start_from)
+        self._rejoiner = Rejoiner(source.subscribe)
+        self._schedule = ReadSchedule()
         # A replay commits no offsets to Kafka. Kafka deletes an empty consumer group sooner if the group lacks offsets.
-        self._reports = database.reader == LIVE
-        self._schema, self._several = database.schema, config.spec.source.several
+        self._reports_positions = database.reader == LIVE
+        self._schema, self._multi_topic = database.schema, config.spec.source.is_multi_topic
         self._topic_ids: dict[str, str] = {}
-        self._ids: dict[int, str] = {}
+        self._slot_topic_ids: dict[int, str] = {}
         self._topic_checked_at = -TOPIC_CHECK_SECONDS
         self._reported_at = 0.0
         self.partitions: frozenset[int] = frozenset()
@@ -61,46 +61,50 @@ class Assignment:
     def _handover(self) -> Handover | None:
         return self._link.committer.handover if self._link.committer is not None else None
 
-    def take_up(self, held: frozenset[int] = frozenset()) -> None:
-        """Start to read newly assigned partitions, except those in `held`."""
+    def start_reading(self, excluded: frozenset[int] = frozenset()) -> None:
+        """Start to read newly assigned partitions, except those in `excluded`."""
         connection, source = self._link.connection, self._source
         assert connection is not None  # noqa: S101 - the caller has opened it
-        waiting = source.assigned - source.ready - held
+        waiting = source.assigned - source.ready - excluded
         stale = time.monotonic() - self._topic_checked_at >= TOPIC_CHECK_SECONDS
         if not (waiting or stale):
             return
         try:
             if stale:
                 self._check_topic(connection)
-                waiting = source.assigned - source.ready - held
+                waiting = source.assigned - source.ready - excluded
             if waiting and self._handover is not None:
-                waiting = self._course.readable(self._handover, connection, waiting)
-            if waiting and self._ids:
-                positions = self._lookup.take_up(connection, waiting, self._ids)
+                waiting = self._schedule.readable(self._handover, connection, waiting)
+            if waiting and self._slot_topic_ids:
+                positions = self._position_store.resolve(connection, waiting, self._slot_topic_ids)
                 self.positions.update(positions)
-                source.start({p: position.next_offset for p, position in positions.items()})
+                source.start_reading({p: position.next_offset for p, position in positions.items()})
         except KafkaException as error:
-            self._kafka.failed(error.args[0])
+            self._kafka.record_failure(error.args[0])
         except psycopg.Error as error:
-            self._link.lose(error)
+            self._link.drop(error)
 
     def _check_topic(self, connection: psycopg.Connection[Any]) -> None:
         self._topic_checked_at = time.monotonic()
-        if self._several:
-            self._source.learn(SeveralTopics.read(connection, self._schema))
-            self.see_changes()
+        if self._multi_topic:
+            self._source.update_slots(SeveralTopics.read(connection, self._schema))
+            self.apply_rebalance()
         described = self._source.describe()
-        self._kafka.answered(self._topic_checked_at)
+        self._kafka.record_answer(self._topic_checked_at)
         if any(self._topic_ids.get(topic, topic_id) != topic_id for topic, (topic_id, _) in described.items()):
             # A consumer cannot read a topic that was deleted and created again, so replace the consumer.
-            self._source.renew()
+            self._source.replace_consumer()
         self._topic_ids |= {topic: topic_id for topic, (topic_id, _) in described.items()}
-        self._ids = self._source.slots.numbers(described)
-        others = len(self._source.assigned) < len(self._ids)
-        untaken = self._lookup.untaken(connection, self._ids) if others else frozenset()
-        self._coverage.note(untaken - self._source.assigned)
+        self._slot_topic_ids = self._source.slots.topic_ids(described)
+        has_other_members = len(self._source.assigned) < len(self._slot_topic_ids)
+        unread = (
+            self._position_store.unread_partitions(connection, self._slot_topic_ids)
+            if has_other_members
+            else frozenset()
+        )
+        self._rejoiner.update(unread - self._source.assigned)
 
-    def see_changes(self) -> None:
+    def apply_rebalance(self) -> None:
         """Forget all positions if a rebalance changed the assigned partitions."""
         assigned = self._source.assigned
         if assigned == self.partitions:
@@ -110,14 +114,14 @@ class Assignment:
         self.positions.clear()
         self.partitions = assigned
 
-    def advance(self, batch: Batch, committed: Committed) -> None:
+    def advance(self, batch: Batch, committed: CommitResult) -> None:
         """Update the positions after a batch was committed."""
         self.positions.update(committed.positions)
-        self._leave(committed.handed)
+        self._stop_handed_over(committed.handed_over)
         # A replay stops at the position of the live processors.
         ahead = [p for p, at in committed.positions.items() if at.next_offset < batch.next_offsets[p]]
-        self._source.stop(ahead)
-        self._course.wait(ahead)
+        self._source.pause(ahead)
+        self._schedule.postpone(ahead)
 
     def hand_over(self) -> None:
         """Let live processors take over the partitions that the replay has read completely."""
@@ -125,34 +129,38 @@ class Assignment:
         if handover is None or connection is None:
             return
         try:
-            at = {p: position.next_offset for p, position in self.positions.items() if p in ready}
-            met = handover.meet(connection, at, {p: self._source.end_read(p) for p in at})
+            offsets = {p: position.next_offset for p, position in self.positions.items() if p in ready}
+            handed_over = handover.hand_over_finished(
+                connection, offsets, {p: self._source.last_end_reached(p) for p in offsets}
+            )
         except psycopg.Error as error:
-            self._link.lose(error)
+            self._link.drop(error)
             return
-        self._leave(met)
+        self._stop_handed_over(handed_over)
 
-    def _leave(self, partitions: frozenset[int]) -> None:
+    def _stop_handed_over(self, partitions: frozenset[int]) -> None:
         if partitions:
             log.info("live processors take over partitions %s", sorted(partitions))
-            self._source.stop(partitions)
+            self._source.pause(partitions)
 
     def confirm_ends(self) -> None:
         """If Kafka has reported new end offsets, store which partitions have no unread records."""
-        answer = self.backlog.news()
+        answer = self.backlog.take_new_ends()
         if answer is None or self._link.connection is None:
             return
         ends, asked_at = answer
-        at = {p: self.positions[p] for p in self._source.ready if p in self.positions and p in ends}
-        caught_up = {p: position for p, position in at.items() if self.backlog.reached(p, position) >= ends[p]}
+        positions = {p: self.positions[p] for p in self._source.ready if p in self.positions and p in ends}
+        caught_up = {
+            p: position for p, position in positions.items() if self.backlog.reached_offset(p, position) >= ends[p]
+        }
         try:
-            self._lookup.confirm_ends(self._link.connection, caught_up, time.monotonic() - asked_at)
+            self._position_store.confirm_ends(self._link.connection, caught_up, time.monotonic() - asked_at)
         except psycopg.Error as error:
-            self._link.lose(error)
+            self._link.drop(error)
 
-    def report(self, *, force: bool = False) -> None:
+    def report_positions(self, *, force: bool = False) -> None:
         """Report the positions to Kafka every two seconds, or at once if `force` is true."""
-        if self._reports and (force or time.monotonic() - self._reported_at >= REPORT_SECONDS):
+        if self._reports_positions and (force or time.monotonic() - self._reported_at >= REPORT_SECONDS):
             self._reported_at = time.monotonic()
             ready = self._source.ready
             self._source.report_offsets({p: at.next_offset for p, at in self.positions.items() if p in ready})

@@ -21,13 +21,13 @@ class WriterConnection(BoundedConnection):
     _waits_since: float | None = None
 
     @property
-    def slow(self) -> str:
+    def slow_reason(self) -> str:
         """Why Postgres counts as slow for the current batch, or an empty string."""
         since = self._waits_since
         waited = self._waited + (time.monotonic() - since if since is not None else 0.0)
         return f"answers slowly: waited for {waited:.0f} s, and is still waiting" if waited >= SLOW_SECONDS else ""
 
-    def done(self) -> None:
+    def end_batch(self) -> None:
         """Reset the waiting time after a batch."""
         self._waited = 0.0
 

@@ -11,13 +11,13 @@ from psycopg import sql
 
 from tidemill_chassis.postgres import KEEPALIVE, MARGIN_SECONDS
 from tidemill_contract.expressions.compiler import derived_types
-from tidemill_contract.functions.feeds import Feeds, guarded
-from tidemill_contract.functions.partials import AggregationLayout, field_types, layout, quote
+from tidemill_contract.functions.fill_history import FillHistory, mask_incomplete_metrics
+from tidemill_contract.functions.partials import AggregationLayout, build_layout, field_types, quote
 from tidemill_contract.resource.amounts import parse_bytes
 from tidemill_contract.resource.spec import AggregationSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_contract.tables import aggregations, generation
-from tidemill_contract.tables.kept import ANOMALIES, DEAD_LETTERS, quota_of
+from tidemill_contract.tables.quotas import ANOMALIES, DEAD_LETTERS, quota_of
 from tidemill_contract.tables.readers import LIVE
 from tidemill_processor.connection import WriterConnection
 
@@ -28,7 +28,7 @@ CONNECT_SECONDS = 5.0
 class AggregationStore:
     """A version of an aggregation, as registered in the table `_aggregations`.
 
-    `ids` is the name under which the version's event ids are stored (see `merge/dedupe`).
+    `dedupe_reader` is the name under which the version's event ids are stored (see `merge/dedupe`).
     """
 
     id: int
@@ -38,7 +38,7 @@ class AggregationStore:
     partition_days: int
     layout: AggregationLayout
     since: int
-    ids: str = LIVE
+    dedupe_reader: str = LIVE
 
     @property
     def name(self) -> str:
@@ -64,7 +64,7 @@ class Database:
         self.reader = settings.reader
         self.quotas = {kind: parse_bytes(quota_of(config.spec, kind)) for kind in (DEAD_LETTERS, ANOMALIES)}
 
-    def look(self, seconds: float) -> None:
+    def probe(self, seconds: float) -> None:
         """Raise an error if Postgres does not answer within `seconds`.
 
         Raises:
@@ -123,7 +123,7 @@ class Database:
                 )
         return [store for store in stores.values() if store.version == self._config.version(store.name)]
 
-    def others(
+    def aggregations_by_id(
         self, connection: psycopg.Connection[tuple[Any, ...]], wanted: Collection[int]
     ) -> dict[int, AggregationStore]:
         """Return the aggregation versions with an id in `wanted`, by id. Missing versions are left out."""
@@ -135,12 +135,14 @@ class Database:
         specs = {aggregation.name: aggregation for aggregation in spec.aggregations}
         versions = []
         rows = connection.execute(aggregations.versions(self.schema))
-        for name, reader, ids, version, id_, table, days, *fed in rows:
+        for name, reader, dedupe_reader, version, id_, table, days, *history_columns in rows:
             if (aggregation := specs.get(name)) is None:
                 continue
-            feeds, plan = Feeds.read(*fed), layout(aggregation, types)
-            since = feeds.of_writer([p.column for p in plan.partials])
-            store = AggregationStore(id_, aggregation, version, table, days, guarded(plan, feeds), since, ids)
+            history, layout = FillHistory.read(*history_columns), build_layout(aggregation, types)
+            since = history.writer_layout_number([p.column for p in layout.partials])
+            store = AggregationStore(
+                id_, aggregation, version, table, days, mask_incomplete_metrics(layout, history), since, dedupe_reader
+            )
             versions.append((reader, store))
         return versions
 
@@ -153,13 +155,13 @@ class Database:
         """Return the quoted name of a table with its schema."""
         return f"{self.schema}.{quote(table)}"
 
-    def lock(self, aggregation_id: int) -> sql.SQL:
+    def lock_sql(self, aggregation_id: int) -> sql.SQL:
         """Return the statement that locks an aggregation version until the end of the transaction."""
-        schema = names_literal(self._config.schema_name)
+        schema = checked_literal(self._config.schema_name)
         return sql.SQL(f"SELECT pg_advisory_xact_lock(hashtext('{schema}'), {int(aggregation_id)})")
 
 
-def names_literal(name: str) -> str:
+def checked_literal(name: str) -> str:
     """Return a validated name for use in an SQL string literal."""
     if "'" in name or "\\" in name:
         raise ValueError(f"not a name: {name!r}")

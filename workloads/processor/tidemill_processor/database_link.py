@@ -19,7 +19,7 @@ from tidemill_processor.transaction import Committer
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 8.0
-HOLDS_SECONDS = 5.0
+STABLE_SECONDS = 5.0
 """After a refused write, Postgres counts as healthy once a connection lasts this many seconds.
 
 A committed batch proves this at once."""
@@ -30,7 +30,7 @@ class DatabaseLink:
 
     Attributes:
         error: why there is no connection or why the server refuses writes, or an empty string.
-        silent: whether the server does not answer at all.
+        unreachable: whether the server does not answer at all.
     """
 
     def __init__(self, config: PipelineConfig, database: Database, guard: Guard, on_change: Callable[[], None]) -> None:
@@ -45,7 +45,7 @@ class DatabaseLink:
         self._connected_at = 0.0
         self._writes_refused = False
         self.error = "not connected yet"
-        self.silent = False
+        self.unreachable = False
 
     @property
     def heard_at(self) -> float:
@@ -54,31 +54,31 @@ class DatabaseLink:
         return connection.heard_at if connection is not None else 0.0
 
     @property
-    def slow(self) -> str:
+    def slow_reason(self) -> str:
         """Why Postgres counts as slow, or an empty string."""
-        return self.connection.slow if self.connection is not None else ""
+        return self.connection.slow_reason if self.connection is not None else ""
 
-    def turned(self) -> None:
+    def end_round(self) -> None:
         """Update the state of the connection after a round of the loop."""
         if self.connection is not None:
-            self.connection.done()
-            if self._writes_refused and time.monotonic() - self._connected_at >= HOLDS_SECONDS:
-                self._note_good()
+            self.connection.end_batch()
+            if self._writes_refused and time.monotonic() - self._connected_at >= STABLE_SECONDS:
+                self._clear_error()
 
-    def is_open(self) -> bool:
+    def ensure_open(self) -> bool:
         """Connect if necessary and possible, and return whether the connection is open."""
         if self.connection is not None and not self.connection.closed:
             return True
-        if self.silent or time.monotonic() < self._connect_at or not self._guard.allow():
+        if self.unreachable or time.monotonic() < self._connect_at or not self._guard.allow():
             return False
         try:
             self._connect()
         except (psycopg.Error, LookupError, OSError, ValueError) as error:
-            self.lose(error)
+            self.drop(error)
             return False
         return True
 
-    def lose(self, error: Exception) -> None:
+    def drop(self, error: Exception) -> None:
         """Drop the connection because of an error."""
         text = str(error).strip() or type(error).__name__
         log.warning("postgres: %s; retry in %.1f s", text, self._backoff)
@@ -86,22 +86,22 @@ class DatabaseLink:
         self.error = text
         # A server with a full disk accepts connections, but refuses writes.
         self._writes_refused = database_refuses_writes(error)
-        self.silent = isinstance(error, psycopg.OperationalError | OSError) and database_failed(error)
-        self._guard.failure(error)
+        self.unreachable = isinstance(error, psycopg.OperationalError | OSError) and database_failed(error)
+        self._guard.record_failure(error)
         self.close()
         self._connect_at = time.monotonic() + self._backoff
         self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
         self._on_change()
 
-    def stored(self) -> None:
+    def record_commit(self) -> None:
         """Record that a batch was committed."""
-        self._guard.success()
+        self._guard.record_success()
         if self._writes_refused:
-            self._note_good()
+            self._clear_error()
 
-    def answers(self) -> None:
+    def allow_reconnect(self) -> None:
         """Allow a new connection at once, because Postgres answers again."""
-        self.silent, self._connect_at = False, 0.0
+        self.unreachable, self._connect_at = False, 0.0
 
     def close(self) -> None:
         """Close the connection if there is one."""
@@ -115,10 +115,10 @@ class DatabaseLink:
         self.committer = Committer(connection, self._database, stores, self._config)
         self.connection, self._connected_at = connection, time.monotonic()
         if not self._writes_refused:
-            self._note_good()
-        self._guard.success()
+            self._clear_error()
+        self._guard.record_success()
         self._on_change()
 
-    def _note_good(self) -> None:
+    def _clear_error(self) -> None:
         self._writes_refused = False
         self.error, self._backoff = "", FIRST_BACKOFF_SECONDS

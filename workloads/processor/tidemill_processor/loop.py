@@ -21,13 +21,13 @@ from tidemill_processor.batches.piece import Piece
 from tidemill_processor.batches.side_inputs import SideInputs
 from tidemill_processor.database import Database
 from tidemill_processor.database_link import DatabaseLink
-from tidemill_processor.formats.registry import RegistryAwayError
-from tidemill_processor.letters import Message
-from tidemill_processor.merge.culprits import without_culprits
-from tidemill_processor.replay import Pace, ReplayOptions
-from tidemill_processor.source.consumer import Polled, Source
+from tidemill_processor.dead_letters import Message
+from tidemill_processor.formats.registry import RegistryUnavailableError
+from tidemill_processor.merge.bisection import reject_unstorable
+from tidemill_processor.replay import ReplayOptions, Throttle
+from tidemill_processor.source.consumer import PollResult, Source
 from tidemill_processor.source.kafka_health import KafkaHealth
-from tidemill_processor.transaction import Change, Committed, Fenced, Superseded, is_refusal
+from tidemill_processor.transaction import Change, CommitResult, Fenced, Superseded, is_refusal
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ PAUSED_POLL_SECONDS = 0.1
 POLL_SECONDS = 0.5
 
 
-def count_commit(pipeline: str, batch: Batch, committed: Committed, seconds: float) -> None:
+def count_commit(pipeline: str, batch: Batch, committed: CommitResult, seconds: float) -> None:
     """Count a committed batch in the Prometheus metrics."""
     metrics.EVENTS_CONSUMED.inc(len(batch.messages))
     metrics.BATCH_EVENTS.observe(len(batch.messages))
@@ -54,7 +54,7 @@ def count_commit(pipeline: str, batch: Batch, committed: Committed, seconds: flo
         metrics.EVENTS_FILTERED.inc(sum(batch.filtered.values()))
     if committed.duplicates:
         metrics.DUPLICATES.inc(committed.duplicates)
-    for letter in batch.dead:
+    for letter in batch.dead_letters:
         metrics.DEAD_LETTERS.labels(reason=letter.reason).inc()
     for (aggregation, policy), number in committed.late.items():
         metrics.EVENTS_LATE.labels(aggregation=aggregation, policy=policy).inc(number)
@@ -85,25 +85,25 @@ class Loop:
             lookups=side_inputs.lookups,
         )
         # The average number of events in a record.
-        self._events_a_record = 1
-        self._rest: Sequence[Message] = ()
-        self._held: set[int] = set()
-        self._pace = Pace(replay.rate)
+        self._events_per_record = 1
+        self._undecoded: Sequence[Message] = ()
+        self._waiting_partitions: set[int] = set()
+        self._throttle = Throttle(replay.rate)
         # Anomaly rules over single events are slow, so use smaller batches.
         self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
         self._flush_seconds = parse_ms(config.spec.processor.flush_interval) / 1000
-        self.kafka = KafkaHealth(guards.kafka_consumer, source.renew)
-        self.link = DatabaseLink(config, database, guards.database, source.stop)
+        self.kafka = KafkaHealth(guards.kafka_consumer, source.replace_consumer)
+        self.link = DatabaseLink(config, database, guards.database, source.pause)
         self.assignment = Assignment(config, database, source, self.kafka, self.link, replay.start_from)
         self._collected_at = 0.0
         self._stopping = False
         self.superseded = ""
-        self._turned_at = time.monotonic()
+        self._progressed_at = time.monotonic()
 
     @property
     def alive_at(self) -> float:
         """The time of the last progress (monotonic seconds)."""
-        return max(self._turned_at, self._source.heard_at, self.link.heard_at)
+        return max(self._progressed_at, self._source.heard_at, self.link.heard_at)
 
     def stop(self) -> None:
         """Let the loop end after the current round."""
@@ -117,110 +117,112 @@ class Loop:
         gc.disable()
         try:
             while not self._stopping:
-                self._turn()
-                self._turned_at = time.monotonic()
-                self.link.turned()
-                self._collect()
+                self._run_round()
+                self._progressed_at = time.monotonic()
+                self.link.end_round()
+                self._collect_garbage()
         finally:
             gc.enable()
-            self.assignment.report(force=True)
+            self.assignment.report_positions(force=True)
             self._source.close()
             self.link.close()
 
-    def _turn(self) -> None:
-        self._side_inputs.begin_turn()
-        if self._may_store():
-            self.assignment.take_up(self._waiting_for_schemas())
+    def _run_round(self) -> None:
+        self._side_inputs.begin_round()
+        if self._can_store():
+            self.assignment.start_reading(self._waiting_for_schemas())
         else:
-            self._source.stop()
+            self._source.pause()
         pieces = self._gather(self._flush_seconds if self._source.ready else PAUSED_POLL_SECONDS)
-        self.assignment.see_changes()
+        self.assignment.apply_rebalance()
         ready = self._source.ready
         if pieces:
             self._process(pieces)
-        while self._rest:
-            self._process_rest(ready)
+        while self._undecoded:
+            self._process_undecoded(ready)
         if not self.superseded:
             self.assignment.hand_over()
         self.assignment.confirm_ends()
-        self.assignment.report()
+        self.assignment.report_positions()
 
-    def _process_rest(self, ready: frozenset[int]) -> None:
+    def _process_undecoded(self, ready: frozenset[int]) -> None:
         if self._stopping or self.superseded or self._source.ready != ready:
-            self._source.stop()
-            self._rest = ()
+            self._source.pause()
+            self._undecoded = ()
             return
-        pieces, self._rest = self._decode(self._rest, 0, self._pace.limit(self._limit))
+        pieces, self._undecoded = self._decode(self._undecoded, 0, self._throttle.limit(self._limit))
         if pieces:
             self._process(pieces)
-        self._turned_at = time.monotonic()
-        self._side_inputs.begin_turn()
+        self._progressed_at = time.monotonic()
+        self._side_inputs.begin_round()
 
     def _gather(self, seconds: float) -> list[Piece]:
         pieces: list[Piece] = []
         count, size, generation, deadline = 0, 0, self._source.generation, time.monotonic() + seconds
-        limit = self._pace.limit(self._limit)
+        limit = self._throttle.limit(self._limit)
         while count < limit and size < BATCH_BYTES and not self._stopping:
-            left = deadline - time.monotonic()
-            if left <= 0 and pieces:
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0 and pieces:
                 break
-            records = max(1, min(PIECE_LIMIT, limit) // self._events_a_record)
-            polled = self._source.poll(records, min(max(0.0, left), POLL_SECONDS))
-            self._note(polled)
+            records = max(1, min(PIECE_LIMIT, limit) // self._events_per_record)
+            polled = self._source.poll(records, min(max(0.0, seconds_left), POLL_SECONDS))
+            self._handle_poll_errors(polled)
             if generation != self._source.generation:
                 # After a rebalance, drop the decoded records, because their partitions are read again.
                 pieces.clear()
                 break
             if polled.messages:
-                more, self._rest = self._decode(polled.messages, count, limit - count)
-                pieces += more
-                count += sum(piece.events for piece in more)
-                size += sum(piece.size for piece in more)
-                if self._rest:
+                decoded, self._undecoded = self._decode(polled.messages, count, limit - count)
+                pieces += decoded
+                count += sum(piece.event_count for piece in decoded)
+                size += sum(piece.size for piece in decoded)
+                if self._undecoded:
                     break
-            elif left <= 0 or polled.failed or polled.out_of_range:
+            elif seconds_left <= 0 or polled.error or polled.out_of_range:
                 break
         return pieces
 
-    def _decode(self, records: Sequence[Message], first: int, room: int) -> tuple[list[Piece], Sequence[Message]]:
+    def _decode(
+        self, records: Sequence[Message], first_number: int, room: int
+    ) -> tuple[list[Piece], Sequence[Message]]:
         pieces: list[Piece] = []
         now_ms, events, size = time.time_ns() // 1_000_000, 0, 0
         while records and (not pieces or (events < room and size < BATCH_BYTES)):
             try:
-                piece, records = self._reader.decode_some(records, now_ms, first + events)
-            except RegistryAwayError:
-                records = self._without_waiting(records)
+                piece, records = self._reader.decode_some(records, now_ms, first_number + events)
+            except RegistryUnavailableError:
+                records = self._pause_unknown_schemas(records)
                 continue
             pieces.append(piece)
-            events, size = events + piece.events, size + piece.size
-            self._events_a_record = max(1, piece.events // len(piece.messages))
+            events, size = events + piece.event_count, size + piece.size
+            self._events_per_record = max(1, piece.event_count // len(piece.messages))
         return pieces, records
 
-    def _without_waiting(self, records: Sequence[Message]) -> list[Message]:
-        ends = self._reader.waiting(records)
+    def _pause_unknown_schemas(self, records: Sequence[Message]) -> list[Message]:
+        ends = self._reader.unknown_schema_offsets(records)
         log.warning("partitions %s wait for the schema registry", sorted(ends))
-        self._held |= ends.keys()
-        self._source.stop(ends)
+        self._waiting_partitions |= ends.keys()
+        self._source.pause(ends)
         return [m for m in records if m.partition() not in ends or m.offset() < ends[m.partition()]]
 
     def _waiting_for_schemas(self) -> frozenset[int]:
-        if self._held and self._side_inputs.registry_answers:
-            self._held.clear()
-        return frozenset(self._held)
+        if self._waiting_partitions and self._side_inputs.registry_answers:
+            self._waiting_partitions.clear()
+        return frozenset(self._waiting_partitions)
 
-    def _may_store(self) -> bool:
-        return self._side_inputs.ready and not self.superseded and self.kafka.allows() and self.link.is_open()
+    def _can_store(self) -> bool:
+        return self._side_inputs.ready and not self.superseded and self.kafka.can_read() and self.link.ensure_open()
 
-    def _note(self, polled: Polled) -> None:
+    def _handle_poll_errors(self, polled: PollResult) -> None:
         if polled.out_of_range:
-            self._source.stop(polled.out_of_range)
+            self._source.pause(polled.out_of_range)
         # Received records may have been prefetched, so they do not show that Kafka answers.
-        if polled.failed is not None:
-            self.kafka.failed(polled.failed)
+        if polled.error is not None:
+            self.kafka.record_failure(polled.error)
 
     def _process(self, pieces: list[Piece]) -> None:
         self._store(pieces)
-        self._pace.rest(sum(len(piece.messages) for piece in pieces))
+        self._throttle.sleep_after(sum(len(piece.messages) for piece in pieces))
 
     def _store(self, pieces: list[Piece]) -> None:
         started = time.perf_counter()
@@ -231,7 +233,7 @@ class Loop:
             except Fenced as fenced:
                 log.warning("%s; reading the positions again", fenced)
                 metrics.FENCED.inc()
-                self._source.stop(fenced.partitions)
+                self._source.pause(fenced.partitions)
                 batch = batch.without(fenced.partitions)
             except Superseded as superseded:
                 log.warning("%s; this process waits until a new process replaces it", superseded)
@@ -243,37 +245,37 @@ class Loop:
                     return
                 batch = batch_or_none
             else:
-                self._committed(batch, committed, time.perf_counter() - started)
+                self._after_commit(batch, committed, time.perf_counter() - started)
                 return
 
     def _after_error(self, batch: Batch, error: Exception) -> Batch | None:
         try:
             if is_refusal(error):
-                return without_culprits(batch, error, self._storable)
+                return reject_unstorable(batch, error, self._is_storable)
             if isinstance(error, psycopg.Error | OSError):
                 raise error
         except (psycopg.Error, OSError) as lost:
-            self.link.lose(lost)
+            self.link.drop(lost)
             return None
         raise error
 
-    def _storable(self, batch: Batch) -> bool:
+    def _is_storable(self, batch: Batch) -> bool:
         assert self.link.committer is not None  # noqa: S101
         try:
-            self.link.committer.attempt(batch, self.assignment.positions)
+            self.link.committer.dry_run(batch, self.assignment.positions)
         except Exception as error:
             if is_refusal(error):
                 return False
             raise
         return True
 
-    def _committed(self, batch: Batch, committed: Committed, seconds: float) -> None:
-        self.link.stored()
+    def _after_commit(self, batch: Batch, committed: CommitResult, seconds: float) -> None:
+        self.link.record_commit()
         self.assignment.advance(batch, committed)
         self._on_commit(committed.changes)
         count_commit(self._config.name, batch, committed, seconds)
 
-    def _collect(self) -> None:
+    def _collect_garbage(self) -> None:
         if time.monotonic() - self._collected_at >= COLLECT_SECONDS:
             self._collected_at = time.monotonic()
             gc.collect()

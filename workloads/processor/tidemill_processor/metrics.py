@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from tidemill_contract.events.verdicts import Reason
+from tidemill_contract.events.invalid_events import Reason
 from tidemill_contract.runtime import PipelineConfig
 
 _BATCH_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -92,13 +92,13 @@ def count_anomalies(pipeline: str, by_rule: Mapping[str, int]) -> None:
         ANOMALIES_DETECTED.labels(pipeline, rule).inc(number)
 
 
-def begin_at_zero(config: PipelineConfig) -> None:
+def init_counters(config: PipelineConfig) -> None:
     """Export each counter with the value 0, before the first increase."""
     for rule in config.spec.anomalies:
         ANOMALIES_DETECTED.labels(config.name, rule.name)
     for aggregation in config.spec.aggregations:
         EVENTS_LATE.labels(aggregation.name, aggregation.late_policy)
-    for verdict in Reason:
-        DEAD_LETTERS.labels(str(verdict))
+    for cause in Reason:
+        DEAD_LETTERS.labels(str(cause))
     for reason in ("postgres", "refused"):
         ROLLED_BACK.labels(reason)

@@ -18,7 +18,7 @@ from tidemill_contract.tables import offsets
 from tidemill_processor.batches.batch import Batch
 from tidemill_processor.database import Database
 
-ASK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Handover:
         self._schema = database.schema
         self._reader = database.reader
         self._versions = sorted(versions)
-        self._asked_at = 0.0
+        self._checked_at = 0.0
 
-    def cut(
+    def trim_batch(
         self, connection: psycopg.Connection[Any], batch: Batch, starts: Mapping[int, int]
     ) -> tuple[Batch, frozenset[int]]:
         """Remove the records at or after the live processors' positions. Mark the partitions that are handed over.
@@ -52,56 +52,59 @@ class Handover:
         aggregations.
         """
         # Another process of the replay may already have handed some partitions over to live processors.
-        left = self.handed(connection) & set(batch.next_offsets)
-        live = self._live(connection, set(batch.next_offsets) - left)
-        reached = {p for p, at in live.items() if batch.next_offsets[p] >= at}
+        already_handed_over = self.handed_over(connection) & set(batch.next_offsets)
+        live_positions = self._live_positions(connection, set(batch.next_offsets) - already_handed_over)
+        reached = {p for p, at in live_positions.items() if batch.next_offsets[p] >= at}
         if reached:
-            live |= self._live(connection, reached, lock=True)
-        ends = {p: max(starts[p], min(offset, live.get(p, 0))) for p, offset in batch.next_offsets.items()}
-        met = frozenset(p for p in reached if ends[p] == live[p])
-        self._mark(connection, met)
-        return batch.until(ends), met | left
+            live_positions |= self._live_positions(connection, reached, lock=True)
+        ends = {p: max(starts[p], min(offset, live_positions.get(p, 0))) for p, offset in batch.next_offsets.items()}
+        handed_over = frozenset(p for p in reached if ends[p] == live_positions[p])
+        self._mark_handed_over(connection, handed_over)
+        return batch.before_offsets(ends), handed_over | already_handed_over
 
-    def meet(
+    def hand_over_finished(
         self, connection: psycopg.Connection[Any], positions: Mapping[int, int], ends: Mapping[int, int]
     ) -> frozenset[int]:
         """Hand over the partitions that the replay has read completely, and return these partitions."""
 
-        def meets(partition: int, live: int | None) -> bool:
+        def is_finished(partition: int, live: int | None) -> bool:
             own = positions[partition]
             return live is not None and own <= live <= max(own, ends.get(partition, own))
 
-        if not positions or time.monotonic() - self._asked_at < ASK_SECONDS:
+        if not positions or time.monotonic() - self._checked_at < CHECK_SECONDS:
             return frozenset()
-        self._asked_at = time.monotonic()
-        live = self._live(connection, positions)
-        if not any(meets(p, live.get(p)) for p in positions):
+        self._checked_at = time.monotonic()
+        live = self._live_positions(connection, positions)
+        if not any(is_finished(p, live.get(p)) for p in positions):
             return frozenset()
         with connection.transaction():
             rows = connection.execute(offsets.lock_next(self._schema), (self._reader, list(positions)))
             own = dict(rows.fetchall())
-            live = self._live(connection, positions, lock=True)
-            met = frozenset(p for p, offset in positions.items() if own.get(p) == offset and meets(p, live.get(p)))
-            self._mark(connection, met)
-        return met
+            live = self._live_positions(connection, positions, lock=True)
+            unmoved = [p for p, offset in positions.items() if own.get(p) == offset]
+            handed_over = frozenset(p for p in unmoved if is_finished(p, live.get(p)))
+            self._mark_handed_over(connection, handed_over)
+        return handed_over
 
-    def handed(self, connection: psycopg.Connection[Any]) -> frozenset[int]:
+    def handed_over(self, connection: psycopg.Connection[Any]) -> frozenset[int]:
         """Return the partitions that live processors have taken over."""
-        return frozenset(p for (p,) in connection.execute(offsets.fed(self._schema), (self._versions,)))
+        return frozenset(
+            p for (p,) in connection.execute(offsets.handed_over_partitions(self._schema), (self._versions,))
+        )
 
-    def _live(
+    def _live_positions(
         self, connection: psycopg.Connection[Any], partitions: Iterable[int], *, lock: bool = False
     ) -> dict[int, int]:
-        query = offsets.live_next(self._schema, lock=lock)
+        query = offsets.live_positions(self._schema, lock=lock)
         return dict(connection.execute(query, (self._reader, list(partitions))).fetchall())
 
-    def _mark(self, connection: psycopg.Connection[Any], partitions: frozenset[int]) -> None:
+    def _mark_handed_over(self, connection: psycopg.Connection[Any], partitions: frozenset[int]) -> None:
         if partitions:
             values = (self._versions, sorted(partitions), self._versions)
-            connection.execute(offsets.feed(self._schema), values)
+            connection.execute(offsets.mark_handed_over(self._schema), values)
 
 
-class Course:
+class ReadSchedule:
     """Decides which partitions a replay reads now."""
 
     def __init__(self) -> None:
@@ -113,26 +116,26 @@ class Course:
         """Return the partitions that may be read now."""
         now = time.monotonic()
         self._resume_at = {p: at for p, at in self._resume_at.items() if at > now}
-        return partitions - handover.handed(connection) - self._resume_at.keys()
+        return partitions - handover.handed_over(connection) - self._resume_at.keys()
 
-    def wait(self, partitions: Iterable[int]) -> None:
-        """Stop reading `partitions` until `ASK_SECONDS` have passed."""
-        self._resume_at |= dict.fromkeys(partitions, time.monotonic() + ASK_SECONDS)
+    def postpone(self, partitions: Iterable[int]) -> None:
+        """Stop reading `partitions` until `CHECK_SECONDS` have passed."""
+        self._resume_at |= dict.fromkeys(partitions, time.monotonic() + CHECK_SECONDS)
 
 
-class Pace:
+class Throttle:
     """Limits the number of events that a replay reads per second (0 for no limit)."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
-        self._free_at = time.monotonic()
+        self._next_read_at = time.monotonic()
 
-    def limit(self, most: int) -> int:
+    def limit(self, maximum: int) -> int:
         """Return how many events to read now (at most `most`)."""
-        return min(most, max(1, self._rate // 2)) if self._rate else most
+        return min(maximum, max(1, self._rate // 2)) if self._rate else maximum
 
-    def rest(self, events: int) -> None:
+    def sleep_after(self, events: int) -> None:
         """Sleep after reading `events` events, so that the rate does not exceed the maximum."""
         if self._rate:
-            self._free_at = max(self._free_at, time.monotonic() - 1.0) + events / self._rate
-            time.sleep(max(0.0, self._free_at - time.monotonic()))
+            self._next_read_at = max(self._next_read_at, time.monotonic() - 1.0) + events / self._rate
+            time.sleep(max(0.0, self._next_read_at - time.monotonic()))

@@ -23,16 +23,16 @@ from tidemill_contract.tables import aggregations, offsets
 from tidemill_contract.tables.readers import LIVE
 from tidemill_processor.batches.batch import PARTITION, Batch
 from tidemill_processor.database import AggregationStore, Database
-from tidemill_processor.detect.anomalies import by_rule
-from tidemill_processor.detect.event_anomalies import Judged, Watcher
-from tidemill_processor.merge import corrections, merging, refused
+from tidemill_processor.detect.anomalies import count_by_rule
+from tidemill_processor.detect.event_anomalies import EventJudge, JudgedBatch
+from tidemill_processor.merge import corrections, dead_letter_store, merging
 from tidemill_processor.merge.aggregate import END, PANE, Aggregated, aggregate
-from tidemill_processor.merge.dedupe import Firsts, Ids, Overtaken
-from tidemill_processor.merge.merging import Work
-from tidemill_processor.merge.partitions import KeptEvents, Partitions
+from tidemill_processor.merge.dedupe import DedupedBatch, IdConflict, IdStore
+from tidemill_processor.merge.merging import MergeTask
+from tidemill_processor.merge.partitions import Partitions, RawEventStore
 from tidemill_processor.merge.sessions import SessionMerger, aggregate_sessions
 from tidemill_processor.replay import Handover
-from tidemill_processor.time.observing import observed
+from tidemill_processor.time.observing import observe_batch
 from tidemill_processor.time.watermark import PartitionTime
 
 
@@ -48,7 +48,7 @@ class Superseded(Exception):
     """Raised if Postgres has a newer spec than this process, or if a replay was cancelled. The process must stop."""
 
 
-class _Marked(Exception):
+class _UnknownVersions(Exception):
     """Raised if events also count for an aggregation version that this process does not know yet."""
 
 
@@ -71,14 +71,14 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Committed:
+class CommitResult:
     """The result of a commit.
 
     Attributes:
         positions: the new position of each partition.
         late: the number of late events by (aggregation, policy).
         anomalies: the number of anomalies in single events, by rule.
-        handed: the partitions that a replay has handed over to live processors.
+        handed_over: the partitions that a replay has handed over to live processors.
         duplicates: the number of events that were left out as duplicates.
     """
 
@@ -87,7 +87,7 @@ class Committed:
     late: dict[tuple[str, str], int]
     rows: int
     anomalies: Mapping[str, int] = field(default_factory=dict)
-    handed: frozenset[int] = frozenset()
+    handed_over: frozenset[int] = frozenset()
     duplicates: int = 0
 
 
@@ -134,23 +134,22 @@ class Committer:
         self._stores = stores
         self._config = config
         self._max_advance_ms = parse_ms(config.spec.source.event_time.max_advance)
-        self._watched = {rule.aggregation for rule in config.spec.anomalies}
+        self._judged_aggregations = {rule.aggregation for rule in config.spec.anomalies}
         self._partitions = Partitions(database)
-        self._kept_events = KeptEvents(database, config, self._partitions)
-        self._watcher = Watcher(database, config)
-        self._ids = Ids(database, config)
+        self._raw_events = RawEventStore(database, config, self._partitions)
+        self._event_judge = EventJudge(database, config)
+        self._id_store = IdStore(database, config)
         self._sessions: dict[int, SessionMerger] = {}
-        self._merges: dict[int, str] = {}
+        self._merge_statements: dict[int, str] = {}
         for store in stores:
-            self._prepare(store)
+            self._prepare_store(store)
         self._reader = database.reader
         self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
-        # For each partition, `_marks` contains the ids of the versions that a replay fills. Live processors also count
-        # the partition's events for these versions.
-        self._marks: dict[int, frozenset[int]] = {}
-        self._others: dict[int, AggregationStore] = {}
+        # By partition: the ids of a replay's versions for which live processors also count the partition's events.
+        self._marked_versions: dict[int, frozenset[int]] = {}
+        self._marked_stores: dict[int, AggregationStore] = {}
 
-    def commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
+    def commit(self, batch: Batch, positions: dict[int, Position]) -> CommitResult:
         """Store a batch that starts at `positions`.
 
         Raises:
@@ -162,94 +161,97 @@ class Committer:
         while True:
             try:
                 return self._commit(batch, positions)
-            except _Marked:
-                self._learn()
-            except Overtaken:
+            except _UnknownVersions:
+                self._load_marked_stores()
+            except IdConflict:
                 continue  # another processor has stored events with the same ids, so look for duplicates again
 
-    def _commit(self, batch: Batch, positions: dict[int, Position]) -> Committed:
+    def _commit(self, batch: Batch, positions: dict[int, Position]) -> CommitResult:
         epochs = {p: position.epoch for p, position in positions.items()}
-        firsts, works, kept, judged = self._ready(batch, positions, epochs)
-        handed: frozenset[int] = frozenset()
+        deduped, tasks, raw_events, judged = self._prepare_batch(batch, positions, epochs)
+        handed_over: frozenset[int] = frozenset()
         with self._connection.transaction():
             rows = self._lock_offsets(batch)  # 1
             self._check_owner(batch, positions, rows)  # 2
             if self.handover is not None:
                 whole = batch
                 starts = {p: position.next_offset for p, position in positions.items()}
-                batch, handed = self.handover.cut(self._connection, batch, starts)
+                batch, handed_over = self.handover.trim_batch(self._connection, batch, starts)
                 if batch is not whole:
-                    firsts = firsts.cut(batch)
-                    works = self._aggregate(firsts, epochs)
-            self._kept_events.store(self._connection, kept, epochs)
-            self._watcher.store(self._connection, judged)
-            self._copy(works)  # 3
-            times = self._observed(batch, rows)
-            self._ids.remember(self._connection, firsts, times)
-            self._lock(works)
-            self._aggregate_late(works, epochs)  # 4
-            changes = self._merge(works)  # 5
-            letters, late = refused.late(self._connection, self._database, batch, works)
-            refused.write(self._connection, self._database, [*batch.dead, *letters], epochs)
-            self._advance(batch, times, firsts.duplicates)
+                    deduped = deduped.for_part(batch)
+                    tasks = self._aggregate(deduped, epochs)
+            self._raw_events.store(self._connection, raw_events, epochs)
+            self._event_judge.store(self._connection, judged)
+            self._copy_to_temp(tasks)  # 3
+            times = self._partition_times(batch, rows)
+            self._id_store.store(self._connection, deduped, times)
+            self._lock_aggregations(tasks)
+            self._aggregate_again(tasks, epochs)  # 4
+            changes = self._merge(tasks)  # 5
+            letters, late = dead_letter_store.record_late(self._connection, self._database, batch, tasks)
+            dead_letter_store.store_dead_letters(
+                self._connection, self._database, [*batch.dead_letters, *letters], epochs
+            )
+            self._advance_offsets(batch, times, deduped.duplicates)
         moved = {p: replace(positions[p], next_offset=offset) for p, offset in batch.next_offsets.items()}
-        self._watcher.keep(judged, moved)
-        rows_written = sum(work.result.rows.height for work in works)
-        return Committed(moved, tuple(changes), late, rows_written, by_rule(judged.anomalies), handed, firsts.left_out)
+        self._event_judge.cache_states(judged, moved)
+        rows_written = sum(task.result.rows.height for task in tasks)
+        anomalies = count_by_rule(judged.anomalies)
+        return CommitResult(moved, tuple(changes), late, rows_written, anomalies, handed_over, deduped.duplicate_count)
 
-    def attempt(self, batch: Batch, positions: dict[int, Position]) -> None:
+    def dry_run(self, batch: Batch, positions: dict[int, Position]) -> None:
         """Try to store a batch, and roll back, to find out whether Postgres accepts the events."""
         epochs = {p: position.epoch for p, position in positions.items()}
-        _, works, kept, judged = self._ready(batch, positions, epochs)
+        _, tasks, raw_events, judged = self._prepare_batch(batch, positions, epochs)
         with self._connection.transaction() as transaction:
-            self._kept_events.store(self._connection, kept, epochs)
-            self._watcher.store(self._connection, judged)
-            self._copy(works)
-            self._lock(works)
-            self._aggregate_late(works, epochs)
-            self._merge(works)
+            self._raw_events.store(self._connection, raw_events, epochs)
+            self._event_judge.store(self._connection, judged)
+            self._copy_to_temp(tasks)
+            self._lock_aggregations(tasks)
+            self._aggregate_again(tasks, epochs)
+            self._merge(tasks)
             raise psycopg.Rollback(transaction)
 
-    def _ready(
+    def _prepare_batch(
         self, batch: Batch, positions: dict[int, Position], epochs: dict[int, int]
-    ) -> tuple[Firsts, list[Work], pl.DataFrame | None, Judged]:
+    ) -> tuple[DedupedBatch, list[MergeTask], pl.DataFrame | None, JudgedBatch]:
         """Leave out duplicates, and prepare what the transaction writes: partial results, raw events and anomalies."""
-        further = {store.ids: self._marked(id_) for id_, store in self._others.items()}
-        firsts = self._ids.look(self._connection, batch, self._stores, further)
-        works = self._aggregate(firsts, epochs)
-        kept = self._kept_events.prepare(self._connection, firsts.batch)
-        return firsts, works, kept, self._watcher.judge(self._connection, firsts.batch, positions, epochs)
+        marked = {store.dedupe_reader: self._marked_partitions(id_) for id_, store in self._marked_stores.items()}
+        deduped = self._id_store.drop_duplicates(self._connection, batch, self._stores, marked)
+        tasks = self._aggregate(deduped, epochs)
+        raw_events = self._raw_events.prepare(self._connection, deduped.batch)
+        return deduped, tasks, raw_events, self._event_judge.judge(self._connection, deduped.batch, positions, epochs)
 
-    def _marked(self, id_: int) -> list[int]:
-        return [p for p, ids in self._marks.items() if id_ in ids]
+    def _marked_partitions(self, id_: int) -> list[int]:
+        return [p for p, ids in self._marked_versions.items() if id_ in ids]
 
-    def _aggregate(self, firsts: Firsts, epochs: dict[int, int]) -> list[Work]:
-        closed = self._closed()
-        works = []
-        for store, frame in self._fed(firsts):
+    def _aggregate(self, deduped: DedupedBatch, epochs: dict[int, int]) -> list[MergeTask]:
+        closed = self._closed_until()
+        tasks = []
+        for store, frame in self._events_by_store(deduped):
             result = self._aggregate_one(frame, store, closed.get(store.id), epochs)
-            works.append(Work(store, closed.get(store.id), result, frame))
+            tasks.append(MergeTask(store, closed.get(store.id), result, frame))
             self._partitions.ensure(self._connection, store.table, store.partition_days, result.rows[PANE])
-        return works
+        return tasks
 
-    def _fed(self, firsts: Firsts) -> list[tuple[AggregationStore, pl.DataFrame]]:
-        fed = [(store, firsts.frame(store.ids)) for store in self._stores]
-        for id_, store in self._others.items():
-            marked = pl.col(PARTITION).is_in(self._marked(id_))
-            fed.append((store, firsts.frame(store.ids).filter(marked)))
-        return sorted(fed, key=lambda pair: pair[0].id)
+    def _events_by_store(self, deduped: DedupedBatch) -> list[tuple[AggregationStore, pl.DataFrame]]:
+        pairs = [(store, deduped.frame(store.dedupe_reader)) for store in self._stores]
+        for id_, store in self._marked_stores.items():
+            marked = pl.col(PARTITION).is_in(self._marked_partitions(id_))
+            pairs.append((store, deduped.frame(store.dedupe_reader).filter(marked)))
+        return sorted(pairs, key=lambda pair: pair[0].id)
 
-    def _learn(self) -> None:
+    def _load_marked_stores(self) -> None:
         own = {store.id for store in self._stores}
-        wanted = set().union(*self._marks.values()) - own
-        self._others = self._database.others(self._connection, wanted)
-        for store in self._others.values():
-            self._prepare(store)
+        wanted = set().union(*self._marked_versions.values()) - own
+        self._marked_stores = self._database.aggregations_by_id(self._connection, wanted)
+        for store in self._marked_stores.values():
+            self._prepare_store(store)
 
-    def _prepare(self, store: AggregationStore) -> None:
+    def _prepare_store(self, store: AggregationStore) -> None:
         self._connection.execute(merging.temp_table_sql(store))
-        self._merges[store.id] = merging.merge_sql(self._database, store)
-        if store.layout.sessions:
+        self._merge_statements[store.id] = merging.merge_sql(self._database, store)
+        if store.layout.has_sessions:
             self._sessions[store.id] = SessionMerger(self._database, store, merging.temp_table(store))
 
     def _aggregate_one(
@@ -259,13 +261,15 @@ class Committer:
         if sessions is None:
             return aggregate(frame, store.layout, closed_until=closed_until, epochs=epochs)
 
-        def standing(events: pl.DataFrame) -> pl.DataFrame:
-            return sessions.standing(self._connection, events, store.layout.shut(closed_until) or 0)
+        def check_sessions(events: pl.DataFrame) -> pl.DataFrame:
+            return sessions.check_events(self._connection, events, store.layout.final_until(closed_until) or 0)
 
-        return aggregate_sessions(frame, store.layout, closed_until=closed_until, epochs=epochs, standing=standing)
+        return aggregate_sessions(
+            frame, store.layout, closed_until=closed_until, epochs=epochs, check_sessions=check_sessions
+        )
 
-    def _closed(self) -> dict[int, int | None]:
-        query = aggregations.closed(self._database.schema)
+    def _closed_until(self) -> dict[int, int | None]:
+        query = aggregations.closed_until(self._database.schema)
         return dict(self._connection.execute(query).fetchall())
 
     def _lock_offsets(self, batch: Batch) -> dict[int, _Offset]:
@@ -280,75 +284,76 @@ class Committer:
         newer = self._database.newer_generation(self._connection)
         if newer is not None:
             raise Superseded(f"the schema is at generation {newer}, this processor at {self._config.generation}")
-        marks = {p: frozenset(row.feeds) for p, row in rows.items() if row.feeds or p in self._marks}
-        if any(self._marks.get(p, frozenset()) != ids for p, ids in marks.items()):
-            self._marks |= marks
-            raise _Marked
+        known = self._marked_versions
+        marked = {p: frozenset(row.feeds) for p, row in rows.items() if row.feeds or p in known}
+        if any(known.get(p, frozenset()) != ids for p, ids in marked.items()):
+            self._marked_versions |= marked
+            raise _UnknownVersions
 
-    def _copy(self, works: list[Work]) -> None:
-        for work in works:
-            merging.copy(self._connection, work.store, work.result.rows)
+    def _copy_to_temp(self, tasks: list[MergeTask]) -> None:
+        for task in tasks:
+            merging.copy_rows(self._connection, task.store, task.result.rows)
 
-    def _lock(self, works: list[Work]) -> None:
-        for work in works:
-            self._connection.execute(self._database.lock(work.store.id))
+    def _lock_aggregations(self, tasks: list[MergeTask]) -> None:
+        for task in tasks:
+            self._connection.execute(self._database.lock_sql(task.store.id))
 
-    def _aggregate_late(self, works: list[Work], epochs: dict[int, int]) -> None:
-        closed = self._closed()
-        if gone := [work.store.table for work in works if work.store.id not in closed]:
+    def _aggregate_again(self, tasks: list[MergeTask], epochs: dict[int, int]) -> None:
+        closed = self._closed_until()
+        if cancelled := [task.store.table for task in tasks if task.store.id not in closed]:
             raise Superseded(
-                f"the versions in {', '.join(gone)} are no longer counted, because their replay was cancelled"
+                f"the versions in {', '.join(cancelled)} are no longer counted, because their replay was cancelled"
             )
-        for work in works:
-            if closed.get(work.store.id) != work.closed_until or work.result.doubtful:
-                work.closed_until = closed.get(work.store.id)
-                work.result = self._aggregate_one(work.frame, work.store, work.closed_until, epochs)
-                self._connection.execute(f"TRUNCATE pg_temp.{merging.temp_table(work.store)}")
-                merging.copy(self._connection, work.store, work.result.rows)
+        for task in tasks:
+            if closed.get(task.store.id) != task.closed_until or task.result.doubtful:
+                task.closed_until = closed.get(task.store.id)
+                task.result = self._aggregate_one(task.frame, task.store, task.closed_until, epochs)
+                self._connection.execute(f"TRUNCATE pg_temp.{merging.temp_table(task.store)}")
+                merging.copy_rows(self._connection, task.store, task.result.rows)
 
-    def _merge(self, works: list[Work]) -> list[Change]:
+    def _merge(self, tasks: list[MergeTask]) -> list[Change]:
         changes = []
-        for work in works:
-            if work.result.rows.height:
-                change = self._merge_one(work)
-                if work.store.id not in self._others:  # clients do not read the versions of an unfinished replay
+        for task in tasks:
+            if task.result.rows.height:
+                change = self._merge_one(task)
+                if task.store.id not in self._marked_stores:  # clients do not read the versions of an unfinished replay
                     changes.append(change)
         return changes
 
-    def _merge_one(self, work: Work) -> Change:
+    def _merge_one(self, task: MergeTask) -> Change:
         update = aggregations.count_batch(self._database.schema)
-        row = self._connection.execute(update, (work.store.id,)).fetchone()
+        row = self._connection.execute(update, (task.store.id,)).fetchone()
         assert row is not None  # noqa: S101 - the row was read a moment ago
-        rows = work.result.rows
-        sessions = self._sessions.get(work.store.id)
-        reopened = work.result.reopening > 0
+        rows = task.result.rows
+        sessions = self._sessions.get(task.store.id)
+        reopened = task.result.reopening_count > 0
         if sessions is not None:
-            sessions.take_in(self._connection, rows, work.closed_until)
-            if work.store.layout.reopen_ms is not None and work.closed_until is not None:
-                reopened = reopened or sessions.reopened(self._connection, work.closed_until)
-        merged = self._connection.execute(self._merges[work.store.id], {"rev": row[0]})
-        if merging.sketched(work.store):
-            merging.compact(self._connection, self._database, work.store, merged.fetchall())
+            sessions.move_to_temp(self._connection, rows, task.closed_until)
+            if task.store.layout.reopen_ms is not None and task.closed_until is not None:
+                reopened = reopened or sessions.has_reopened(self._connection, task.closed_until)
+        merged = self._connection.execute(self._merge_statements[task.store.id], {"rev": row[0]})
+        if merging.sketch_partials(task.store):
+            merging.compact_sketches(self._connection, self._database, task.store, merged.fetchall())
         first, last = rows[PANE].min(), rows[PANE if sessions is None else END].max()
-        change = Change(work.store.name, row[0], int(first), int(last))  # type: ignore[arg-type]
+        change = Change(task.store.name, row[0], int(first), int(last))  # type: ignore[arg-type]
         if reopened:
-            since = change.first_pane - work.store.layout.reach_ms
-            corrections.note(
+            since = change.first_pane - task.store.layout.max_lookback_ms
+            corrections.record_correction(
                 self._connection,
                 self._database,
-                work.store,
-                corrections.Corrected([change.rev], since, change.last_pane),
+                task.store,
+                corrections.CorrectedWindows([change.rev], since, change.last_pane),
                 publish=self._config.spec.results.publish,
-                judge=work.store.name in self._watched,
+                judge=task.store.name in self._judged_aggregations,
             )
         return change
 
-    def _observed(self, batch: Batch, rows: dict[int, _Offset]) -> dict[int, PartitionTime]:
+    def _partition_times(self, batch: Batch, rows: dict[int, _Offset]) -> dict[int, PartitionTime]:
         now_ms = max((row.clock_ms for row in rows.values()), default=0)
-        return observed(batch, [row.time for row in rows.values()], self._max_advance_ms, now_ms)
+        return observe_batch(batch, [row.time for row in rows.values()], self._max_advance_ms, now_ms)
 
-    def _advance(self, batch: Batch, times: Mapping[int, PartitionTime], duplicates: Mapping[int, int]) -> None:
-        invalid = batch.invalid
+    def _advance_offsets(self, batch: Batch, times: Mapping[int, PartitionTime], duplicates: Mapping[int, int]) -> None:
+        invalid = batch.invalid_counts
         values = []
         for partition, next_offset in sorted(batch.next_offsets.items()):
             time = times[partition]

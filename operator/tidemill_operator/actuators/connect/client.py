@@ -13,14 +13,14 @@ import httpx
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.connect.states import LiveConnector, LiveTask, masked
+from tidemill_operator.plan.connect.states import LiveConnector, LiveTask, mask_secrets
 
 _CONNECT_SECONDS = 3.0
 _READ_SECONDS = 10.0
 # Connect may query a database to check a config. A check may therefore take longer than other requests.
 _CHECK_SECONDS = 60.0
-_MOST_BYTES = 16 * 1024 * 1024
-_LONGEST_ERROR = 600
+_MAX_BYTES = 16 * 1024 * 1024
+_MAX_ERROR_CHARS = 600
 _NO_CLASS = "Failed to find any class"
 
 
@@ -74,10 +74,10 @@ class ConnectClient:
             return None
         configs: Mapping[str, str | None] = self._read(_CONFIG, config)
         properties = {key: text for key, text in configs.items() if text is not None}
-        answer = self._call("GET", f"{_path(name)}/status")
-        if answer is None:  # a new connector has no status until a worker runs it
+        status_json = self._call("GET", f"{_path(name)}/status")
+        if status_json is None:  # a new connector has no status until a worker runs it
             return LiveConnector(name, properties)
-        status: _Status = self._read(_STATUS, answer)
+        status: _Status = self._read(_STATUS, status_json)
         tasks = tuple(LiveTask(task.id, task.state, task.trace) for task in sorted(status.tasks, key=lambda t: t.id))
         return LiveConnector(name, properties, status.connector.state, tasks, status.connector.trace)
 
@@ -111,21 +111,21 @@ class ConnectClient:
         """Return the body of Connect's response, or None for the status 404."""
         seconds = seconds or self._seconds
         timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
-        ends = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         try:
-            with self._http.stream(method, path, json=body, timeout=timeout) as answer:
+            with self._http.stream(method, path, json=body, timeout=timeout) as response:
                 content = b""
-                for piece in answer.iter_bytes():
-                    content += piece
-                    if len(content) > _MOST_BYTES or time.monotonic() > ends:
-                        raise self._away(f"the response takes longer than {seconds:.0f} s")
+                for chunk in response.iter_bytes():
+                    content += chunk
+                    if len(content) > _MAX_BYTES or time.monotonic() > deadline:
+                        raise self._unreachable_error(f"the response takes longer than {seconds:.0f} s")
         except httpx.HTTPError as error:
-            raise self._away(str(error) or type(error).__name__) from None
-        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise self._unreachable_error(str(error) or type(error).__name__) from None
+        if response.status_code == httpx.codes.NOT_FOUND:
             return None
-        if answer.is_success:
+        if response.is_success:
             return content
-        raise self._error(answer.status_code, content)
+        raise self._error(response.status_code, content)
 
     def _read(self, adapter: TypeAdapter[Any], content: bytes | None) -> Any:
         try:
@@ -134,12 +134,12 @@ class ConnectClient:
             what = f"what answers at {self.url} is not Kafka Connect"
             raise TidemillError(Reason.REFUSED, what, "correct connect.url (TIDEMILL_CONNECT_URL)") from None
 
-    def _away(self, why: str) -> TidemillError:
-        return TidemillError(Reason.UNREACHABLE, f"Kafka Connect at {self.url} does not answer: {masked(why)}")
+    def _unreachable_error(self, why: str) -> TidemillError:
+        return TidemillError(Reason.UNREACHABLE, f"Kafka Connect at {self.url} does not answer: {mask_secrets(why)}")
 
     def _error(self, status: int, content: bytes) -> TidemillError:
         try:
-            message = masked(str(json.loads(content)["message"]))[:_LONGEST_ERROR]
+            message = mask_secrets(str(json.loads(content)["message"]))[:_MAX_ERROR_CHARS]
         except (ValueError, KeyError, TypeError):
             message = "no message"
         if _NO_CLASS in message:
@@ -154,7 +154,7 @@ class ConnectClient:
         if status < httpx.codes.INTERNAL_SERVER_ERROR:
             remedy = "correct spec.source.connectors"
             return TidemillError(Reason.REFUSED, f"Kafka Connect refuses the connector: {message}", remedy)
-        return self._away(f"status {status}: {message}")
+        return self._unreachable_error(f"status {status}: {message}")
 
 
 def _path(name: str) -> str:

@@ -24,9 +24,9 @@ from tidemill_operator.plan.model import Connector
 _log = logging.getLogger(__name__)
 
 
-def refused(wanted: Connector, error: TidemillError) -> Outcome:
+def failed_outcome(wanted: Connector, error: TidemillError) -> Outcome:
     """Return a failed outcome for a connector, with the message of the error."""
-    facts = {"name": wanted.called, "message": str(error)[:1024]}
+    facts = {"name": wanted.spec_name, "message": str(error)[:1024]}
     return Outcome(Rank.FAILED, Component.CONNECTORS, wanted.name, error.reason, str(error), observed=facts)
 
 
@@ -43,7 +43,7 @@ class KafkaConnect:
         *,
         owner: Owner,
         adopt: bool = False,
-        renewed: Collection[str] = (),
+        changed_secrets: Collection[str] = (),
         keep: Collection[str] = (),
     ) -> list[Outcome]:
         """Create, update or delete a pipeline's connectors, as the plan requires.
@@ -52,18 +52,19 @@ class KafkaConnect:
             connectors: the desired connectors.
             owner: the pipeline.
             adopt: whether to take over connectors of another owner.
-            renewed: connectors to restart, because their secrets have changed.
+            changed_secrets: names of connectors to restart, because their secrets have changed.
             keep: names of connectors that are not deleted, although they are not in `connectors`.
 
         Raises:
             TidemillError: Connect does not answer.
         """
-        live = set(self._names(needed=bool(connectors)))
+        live_names = set(self._names(needed=bool(connectors)))
         outcomes = [
-            self._guarded(wanted, partial(self._settle, wanted, adopt, wanted.name in renewed)) for wanted in connectors
+            self._catch_errors(wanted, partial(self._ensure_one, wanted, adopt, wanted.name in changed_secrets))
+            for wanted in connectors
         ]
-        listed = {wanted.name for wanted in connectors}
-        return [*outcomes, *self._delete(live - listed - set(keep), owner)]
+        wanted_names = {wanted.name for wanted in connectors}
+        return [*outcomes, *self._delete(live_names - wanted_names - set(keep), owner)]
 
     def observe(self, connectors: Sequence[Connector]) -> list[Outcome]:
         """Return the state of each existing connector, without changing the connectors.
@@ -71,7 +72,7 @@ class KafkaConnect:
         Raises:
             TidemillError: Connect does not answer.
         """
-        return [self._guarded(wanted, partial(self._look, wanted)) for wanted in connectors]
+        return [self._catch_errors(wanted, partial(self._observe_one, wanted)) for wanted in connectors]
 
     def remove(self, *, owner: Owner) -> list[Outcome]:
         """Delete all connectors that a pipeline owns.
@@ -81,21 +82,21 @@ class KafkaConnect:
         """
         return self._delete(set(self._names(needed=False)), owner)
 
-    def sweep(self, *, cluster: str, namespace: str, alive: Collection[str]) -> None:
+    def sweep(self, *, cluster: str, namespace: str, pipeline_uids: Collection[str]) -> None:
         """Delete connectors of pipelines that no longer exist.
 
         Args:
             cluster: id of the cluster.
             namespace: namespace of the pipelines.
-            alive: UIDs of the existing pipelines.
+            pipeline_uids: UIDs of the existing pipelines.
 
         Raises:
             TidemillError: Connect does not answer, or is busy.
         """
         for name in sorted(name for name in self._backend.names() if name.startswith(f"{namespace}.")):
             live = self._backend.get(name)
-            where, _, uid = (live.config.get(OWNER, "") if live else "").rpartition("/")
-            if where.startswith(f"{cluster}/{namespace}/") and uid not in alive:
+            owner_path, _, uid = (live.config.get(OWNER, "") if live else "").rpartition("/")
+            if owner_path.startswith(f"{cluster}/{namespace}/") and uid not in pipeline_uids:
                 self._backend.delete(name)
                 _log.info("connector %s deleted, because its pipeline is gone", name)
 
@@ -107,7 +108,7 @@ class KafkaConnect:
                 raise
             return []
 
-    def _guarded(self, wanted: Connector, act: Callable[[], Outcome]) -> Outcome:
+    def _catch_errors(self, wanted: Connector, act: Callable[[], Outcome]) -> Outcome:
         """Return the result of `act`. Errors that concern only the connector are returned as outcomes."""
         try:
             return act()
@@ -116,42 +117,42 @@ class KafkaConnect:
                 raise
             if error.reason == Reason.WAITING:
                 return waiting(Component.CONNECTORS, wanted.name, str(error))
-            return refused(wanted, error)
+            return failed_outcome(wanted, error)
 
-    def _settle(self, wanted: Connector, adopt: bool, renewed: bool) -> Outcome:
+    def _ensure_one(self, wanted: Connector, adopt: bool, secrets_changed: bool) -> Outcome:
         live = self._backend.get(wanted.name)
         if live is None:
             self._backend.create(wanted.name, wanted.config, paused=wanted.paused)
             self._restarts.forget(wanted.name)
             _log.info("connector %s created", wanted.name)
             return waiting(Component.CONNECTORS, wanted.name, f"connector {wanted.name} starts", changed=1)
-        error = None if adopt else states.foreign(live, wanted)
+        error = None if adopt else states.ownership_error(live, wanted)
         if error is not None:
-            return refused(wanted, error)
-        if done_now := self._change(live, wanted, renewed):
-            _log.info("connector %s %s", wanted.name, done_now)
+            return failed_outcome(wanted, error)
+        if actions := self._apply_changes(live, wanted, secrets_changed):
+            _log.info("connector %s %s", wanted.name, actions)
             return waiting(
                 Component.CONNECTORS,
                 wanted.name,
-                f"connector {wanted.name} {done_now}",
+                f"connector {wanted.name} {actions}",
                 changed=1,
-                observed=states.facts(live, wanted),
-                serving=not states.unfinished(live, wanted),
+                observed=states.status_item(live, wanted),
+                serving=not states.wait_reason(live, wanted),
             )
-        return self._told(live, wanted, restart=not wanted.paused)
+        return self._state_outcome(live, wanted, restart=not wanted.paused)
 
-    def _change(self, live: LiveConnector, wanted: Connector, renewed: bool) -> str:
+    def _apply_changes(self, live: LiveConnector, wanted: Connector, secrets_changed: bool) -> str:
         actions = []
-        if states.drifted(live, wanted):
+        if states.has_drifted(live, wanted):
             self._backend.configure(wanted.name, wanted.config)
             self._restarts.forget(wanted.name)
             actions.append("gets its config")
-        elif renewed:
+        elif secrets_changed:
             self._backend.restart(wanted.name, only_failed=False)
             actions.append("is restarted, because its secrets have changed")
-        asked = live.asked or live.state
-        halted = asked in (states.PAUSED, states.STOPPED)
-        if wanted.paused and not halted and asked:
+        requested_state = live.requested_state or live.state
+        halted = requested_state in (states.PAUSED, states.STOPPED)
+        if wanted.paused and not halted and requested_state:
             self._backend.pause(wanted.name)
             actions.append("is paused")
         elif halted and not wanted.paused:
@@ -159,38 +160,38 @@ class KafkaConnect:
             actions.append("is resumed")
         return " and ".join(actions)
 
-    def _look(self, wanted: Connector) -> Outcome:
+    def _observe_one(self, wanted: Connector) -> Outcome:
         live = self._backend.get(wanted.name)
         if live is None:
             return waiting(Component.CONNECTORS, wanted.name, f"connector {wanted.name} does not exist")
-        if error := states.foreign(live, wanted):
-            return refused(wanted, error)
-        return self._told(live, wanted, restart=False)
+        if error := states.ownership_error(live, wanted):
+            return failed_outcome(wanted, error)
+        return self._state_outcome(live, wanted, restart=False)
 
-    def _told(self, live: LiveConnector, wanted: Connector, *, restart: bool) -> Outcome:
+    def _state_outcome(self, live: LiveConnector, wanted: Connector, *, restart: bool) -> Outcome:
         """Return an outcome with an existing connector's state. `restart` allows the restart of a failed connector."""
-        observed = states.facts(live, wanted)
+        observed = states.status_item(live, wanted)
         if live.refusal:
-            return refused(wanted, TidemillError(Reason.REFUSED, live.refusal, "correct spec.source.connectors"))
+            return failed_outcome(wanted, TidemillError(Reason.REFUSED, live.refusal, "correct spec.source.connectors"))
         if live.failures and not live.pending and not wanted.paused:
-            if restart and self._restarts.due(wanted.name):
+            if restart and self._restarts.record_if_due(wanted.name):
                 self._backend.restart(wanted.name)
                 _log.warning("connector %s is restarted: %s", wanted.name, "; ".join(live.failures))
-            message = f"{'; '.join(live.failures)}; {self._restarts.told(wanted.name)}"
+            message = f"{'; '.join(live.failures)}; {self._restarts.describe(wanted.name)}"
             return Outcome(
                 Rank.FAILED, Component.CONNECTORS, wanted.name, Reason.CONNECTOR_FAILED, message, observed=observed
             )
-        waits = states.unfinished(live, wanted)
+        waits = states.wait_reason(live, wanted)
         if live.pending or waits:
             # A running connector keeps running while Connect applies a change.
             serving = bool(live.state) and not waits
             return waiting(Component.CONNECTORS, wanted.name, live.pending or waits, observed=observed, serving=serving)
-        self._restarts.well(wanted.name)
+        self._restarts.mark_healthy(wanted.name)
         return done(Component.CONNECTORS, wanted.name, observed=observed)
 
     def _delete(self, candidates: Collection[str], owner: Owner) -> list[Outcome]:
         outcomes = []
-        prefix = names.connectors(owner.namespace, owner.name)
+        prefix = names.connector_prefix(owner.namespace, owner.name)
         for name in sorted(name for name in candidates if name.startswith(prefix)):
             live = self._backend.get(name)
             if live is None or live.config.get(OWNER) != owner_text(owner):

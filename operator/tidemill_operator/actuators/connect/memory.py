@@ -19,7 +19,7 @@ class MemoryConnect:
         self.failure: TidemillError | None = None
         self.refused: dict[str, TidemillError] = {}
 
-    def unreachable(self) -> None:
+    def make_unreachable(self) -> None:
         """Make each call fail as if Connect did not answer."""
         self.failure = TidemillError(
             Reason.UNREACHABLE, "Kafka Connect at http://connect:8083 does not answer: refused"
@@ -41,23 +41,23 @@ class MemoryConnect:
 
     def names(self) -> list[str]:
         """List all connector names."""
-        self._called()
+        self._raise_failure()
         return list(self.connectors)
 
     def get(self, name: str) -> LiveConnector | None:
         """Return a connector."""
-        self._called()
+        self._raise_failure()
         return self.connectors.get(name)
 
     def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
         """Create a connector."""
-        self._called(name)
+        self._raise_failure(name)
         self.writes.append(f"create {name}")
         self.put(name, config, states.PAUSED if paused else states.RUNNING)
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
         """Replace a connector's config."""
-        self._called(name)
+        self._raise_failure(name)
         self.writes.append(f"configure {name}")
         self.connectors[name] = replace(self.connectors[name], config=dict(config))
 
@@ -75,16 +75,16 @@ class MemoryConnect:
 
     def delete(self, name: str) -> None:
         """Delete a connector."""
-        self._called()
+        self._raise_failure()
         self.writes.append(f"delete {name}")
         self.connectors.pop(name, None)
 
-    def _set(self, what: str, name: str, state: str) -> None:
-        self._called()
-        self.writes.append(what)
+    def _set(self, write: str, name: str, state: str) -> None:
+        self._raise_failure()
+        self.writes.append(write)
         self.put(name, self.connectors[name].config, state)
 
-    def _called(self, name: str = "") -> None:
+    def _raise_failure(self, name: str = "") -> None:
         if self.failure is not None:
             raise self.failure
         if name in self.refused:

@@ -29,8 +29,8 @@ class ConnectorStep:
     @property
     def components(self) -> tuple[Component, ...]:
         """Return a tuple with `Component.CONNECTORS`, or an empty tuple if the pipeline never had connectors."""
-        had = Component.CONNECTORS in self.before and self.actuators.connect is not None
-        return (Component.CONNECTORS,) if self.plan.connectors or had else ()
+        had_connectors = Component.CONNECTORS in self.before and self.actuators.connect is not None
+        return (Component.CONNECTORS,) if self.plan.connectors or had_connectors else ()
 
     def ensure(self) -> list[Outcome]:
         """Make the connectors match the plan.
@@ -40,10 +40,10 @@ class ConnectorStep:
         """
         if not self.components:
             return []
-        return connected(self.actuators).ensure(self.plan.connectors, owner=self.owner, adopt=self.adopt)
+        return require_connect(self.actuators).ensure(self.plan.connectors, owner=self.owner, adopt=self.adopt)
 
 
-def connected(actuators: Actuators) -> Connectors:
+def require_connect(actuators: Actuators) -> Connectors:
     """Return the actuator of Kafka Connect, or raise TidemillError on platforms without Kafka Connect."""
     if actuators.connect is None:
         message = "spec.source.connectors: the platform has no Kafka Connect"

@@ -38,7 +38,7 @@ class StrimziConnectors:
         if resource is None:
             self.names()  # raises an error if Strimzi's CRD does not exist
             return None
-        return strimzi.live(name, resource, cluster=self._cluster)
+        return strimzi.read_connector(name, resource, cluster=self._cluster)
 
     def create(self, name: str, config: Mapping[str, str], *, paused: bool) -> None:
         """Create a connector's resource."""
@@ -46,8 +46,8 @@ class StrimziConnectors:
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
         """Replace the config of a connector. A paused connector stays paused."""
-        resource = self._needed(name)
-        wanted = self._manifest(name, config, strimzi.asked(resource))
+        resource = self._require(name)
+        wanted = self._manifest(name, config, strimzi.requested_state(resource))
         metadata = resource["metadata"]
         labels = {**(metadata.get("labels") or {}), **wanted["metadata"]["labels"]}
         self._api.replace({**wanted, "metadata": {**metadata, "labels": labels}})
@@ -62,7 +62,7 @@ class StrimziConnectors:
 
     def restart(self, name: str, *, only_failed: bool = True) -> None:
         """Request a restart of one failed task, or of the connector if no task failed."""
-        failed = strimzi.failed_tasks(self._needed(name)) if only_failed else []
+        failed = strimzi.failed_tasks(self._require(name)) if only_failed else []
         if not failed:
             self._annotate(name, strimzi.RESTART, "true")
             return
@@ -82,7 +82,7 @@ class StrimziConnectors:
     def _read(self, name: str) -> Document | None:
         return self._api.get(KAFKA_CONNECTOR, self._namespace, strimzi.resource_name(name))
 
-    def _needed(self, name: str) -> Document:
+    def _require(self, name: str) -> Document:
         resource = self._read(name)
         if resource is None:
             raise TidemillError(Reason.WAITING, f"the resource of connector {name} was deleted meanwhile")

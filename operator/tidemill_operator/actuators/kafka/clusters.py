@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from tidemill_contract.kafka_login import LoginError, client_settings, read_keys
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
-from tidemill_operator.actuators.kafka.absence import unknown_to_all
-from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.actuators.kafka.missing_topics import find_missing_topics
+from tidemill_operator.actuators.kafka.offsets import OffsetReader
 from tidemill_operator.actuators.kafka.session import KafkaSession, Remedies
 from tidemill_operator.actuators.kafka.topics import live_topic
 from tidemill_operator.errors import Reason, TidemillError
@@ -27,11 +27,11 @@ ANSWER_SECONDS = 6.0
 """The timeout of requests in seconds, short because one unreachable cluster must not delay other pipelines."""
 # The seconds between requests to a cluster that does not answer.
 _PAUSE_SECONDS = 10.0
-_MOST = 256
+_MAX_CLUSTERS = 256
 
 T = TypeVar("T")
 
-Keys = Callable[[str, str], Mapping[str, str]]
+SecretReader = Callable[[str, str], Mapping[str, str]]
 """A function from a Secret's namespace and name to its keys. The function may raise TidemillError or LoginError."""
 
 
@@ -57,18 +57,18 @@ class Cluster:
             f"allow Describe and Read on the topic to {login}",
         )
         self._id = ""
-        self._silent: tuple[float, TidemillError] | None = None
+        self._last_failure: tuple[float, TidemillError] | None = None
 
     @cached_property
     def session(self) -> KafkaSession:
-        """Return the topics' client."""
+        """Return the client for topics."""
         return KafkaSession(self.connection.servers, dict(self.connection.settings), ANSWER_SECONDS, self._remedies)
 
     @cached_property
-    def log(self) -> KafkaLog:
-        """Return the offsets' client."""
+    def offset_reader(self) -> OffsetReader:
+        """Return the client for offsets."""
         servers, settings = self.connection.servers, dict(self.connection.settings)
-        return KafkaLog(servers, config=settings, timeout_seconds=ANSWER_SECONDS, name=self.name)
+        return OffsetReader(servers, config=settings, timeout_seconds=ANSWER_SECONDS, name=self.name)
 
     def names(self, own_id: Callable[[], str]) -> list[str]:
         """Return the names of all topics that the login may describe.
@@ -78,10 +78,10 @@ class Cluster:
         """
 
         def names() -> list[str]:
-            self._check(own_id)
+            self._refuse_own_kafka(own_id)
             return self.session.names()
 
-        return self._asked(names)
+        return self._request(names)
 
     def topic(self, name: str, own_id: Callable[[], str]) -> LiveTopic | None:
         """Return a topic, or None if it does not exist or the login may not describe it.
@@ -89,26 +89,26 @@ class Cluster:
         Raises:
             TidemillError: the cluster does not answer, refuses the request, or is the platform's own Kafka.
         """
-        return self._asked(lambda: self._topic(name, own_id))
+        return self._request(lambda: self._topic(name, own_id))
 
-    def _asked(self, ask: Callable[[], T]) -> T:
+    def _request(self, send: Callable[[], T]) -> T:
         """Send a request. For 10 seconds after an UNREACHABLE error, raise the same error without a request."""
-        silent = self._silent
-        if silent is not None and time.monotonic() - silent[0] < _PAUSE_SECONDS:
-            raise TidemillError(silent[1].reason, silent[1].message, silent[1].remedy)
+        failure = self._last_failure
+        if failure is not None and time.monotonic() - failure[0] < _PAUSE_SECONDS:
+            raise TidemillError(failure[1].reason, failure[1].message, failure[1].remedy)
         try:
-            return ask()
+            return send()
         except TidemillError as error:
             if error.reason == Reason.UNREACHABLE:
-                self._silent = (time.monotonic(), error)
+                self._last_failure = (time.monotonic(), error)
             raise
 
     def _topic(self, name: str, own_id: Callable[[], str]) -> LiveTopic | None:
-        self._check(own_id)
-        described = self.session.existing([name]).get(name)
-        return None if described is None else live_topic(described)
+        self._refuse_own_kafka(own_id)
+        description = self.session.describe_existing([name]).get(name)
+        return None if description is None else live_topic(description)
 
-    def _check(self, own_id: Callable[[], str]) -> None:
+    def _refuse_own_kafka(self, own_id: Callable[[], str]) -> None:
         self._id = self._id or self.session.cluster_id()
         if self._id and self._id == own_id():
             raise TidemillError(
@@ -121,9 +121,9 @@ class Cluster:
 class Clusters:
     """A thread-safe collection of clients for the clusters of sources."""
 
-    def __init__(self, keys: Keys, own: KafkaSession | None = None) -> None:
-        self._keys, self._own, self._id = keys, own, ""
-        self._known: OrderedDict[tuple[str, KafkaSpec], Cluster] = OrderedDict()
+    def __init__(self, read_secret: SecretReader, own: KafkaSession | None = None) -> None:
+        self._read_secret, self._own, self._id = read_secret, own, ""
+        self._clusters: OrderedDict[tuple[str, KafkaSpec], Cluster] = OrderedDict()
         self._lock = threading.Lock()
 
     def open(self, namespace: str, kafka: KafkaSpec) -> Cluster:
@@ -135,12 +135,13 @@ class Clusters:
         connection = self._connection(namespace, kafka)
         key = namespace, kafka
         with self._lock:
-            cluster = self._known.get(key)
+            cluster = self._clusters.get(key)
             if cluster is None or cluster.connection != connection:
-                cluster = self._known[key] = Cluster(connection, f"{namespace}/{kafka.secret}" if kafka.secret else "")
-            self._known.move_to_end(key)
-            while len(self._known) > _MOST:
-                self._known.popitem(last=False)
+                secret = f"{namespace}/{kafka.secret}" if kafka.secret else ""
+                cluster = self._clusters[key] = Cluster(connection, secret)
+            self._clusters.move_to_end(key)
+            while len(self._clusters) > _MAX_CLUSTERS:
+                self._clusters.popitem(last=False)
         return cluster
 
     def names(self, namespace: str, kafka: KafkaSpec) -> list[str]:
@@ -160,14 +161,14 @@ class Clusters:
         """
         return self.open(namespace, kafka).topic(name, self._own_id)
 
-    def gone(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
+    def find_missing(self, namespace: str, kafka: KafkaSpec, names: Sequence[str]) -> frozenset[str]:
         """Return the topics that every broker of the cluster reports as missing.
 
         Raises:
             TidemillError: the Secret is missing or wrong, or cannot be read.
         """
         session = self.open(namespace, kafka).session
-        return unknown_to_all(session.config, names, session.timeout)
+        return find_missing_topics(session.config, names, session.timeout)
 
     def _own_id(self) -> str:
         if not self._id and self._own is not None:
@@ -177,7 +178,7 @@ class Clusters:
     def _connection(self, namespace: str, kafka: KafkaSpec) -> Connection:
         keys: Mapping[str, str] = {}
         try:
-            keys = self._keys(namespace, kafka.secret) if kafka.secret else {}
+            keys = self._read_secret(namespace, kafka.secret) if kafka.secret else {}
             settings = client_settings(keys)
         except LoginError as error:
             message = f"spec.source.kafka.secretRef: Secret {namespace}/{kafka.secret}: {error}"
@@ -185,7 +186,7 @@ class Clusters:
         return Connection(",".join(kafka.servers), tuple(sorted(settings.items())))
 
 
-def keys_in_files(root: Path) -> Keys:
+def secret_file_reader(root: Path) -> SecretReader:
     """Return a function that reads a Secret from the folder `<root>/<namespace>/<name>`."""
 
     def read(namespace: str, name: str) -> Mapping[str, str]:

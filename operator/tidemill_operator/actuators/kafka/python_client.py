@@ -15,7 +15,7 @@ from typing import Any
 
 from tidemill_operator.errors import Reason, TidemillError
 
-_SAME = {
+_OPTION_NAMES = {
     "client.id": "client_id",
     "security.protocol": "security_protocol",
     "sasl.mechanism": "sasl_mechanism",
@@ -26,7 +26,7 @@ _SAME = {
 
 
 @contextmanager
-def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> Iterator[Any]:
+def open_admin_client(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> Iterator[Any]:
     """Yield a `kafka.KafkaAdminClient`.
 
     Raises:
@@ -40,27 +40,27 @@ def connected(config: Mapping[str, Any], timeout_seconds: float, doing: str) -> 
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     brokers = str(config["bootstrap.servers"])
     timeout = int(timeout_seconds * 1000)
-    with ExitStack() as closing:
+    with ExitStack() as stack:
 
-        def connections(**settings: Any) -> Any:
-            made = Connections(**settings)
-            closing.callback(made.close)
-            return made
+        def open_connections(**settings: Any) -> Any:
+            connections = Connections(**settings)
+            stack.callback(connections.close)
+            return connections
 
-        with told(doing, brokers):
+        with translate_errors(doing, brokers):
             client = kafka.KafkaAdminClient(
                 bootstrap_servers=brokers.split(","),
                 request_timeout_ms=timeout,
                 bootstrap_timeout_ms=timeout,
-                kafka_client=connections,
-                **_translated(config),
+                kafka_client=open_connections,
+                **_to_python_options(config),
             )
-        closing.callback(client.close)
+        stack.callback(client.close)
         yield client
 
 
 @contextmanager
-def told(doing: str, brokers: str) -> Iterator[None]:
+def translate_errors(doing: str, brokers: str) -> Iterator[None]:
     """Raise errors of kafka-python as TidemillError.
 
     Args:
@@ -80,17 +80,17 @@ def told(doing: str, brokers: str) -> Iterator[None]:
         raise TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka at {brokers} does not answer ({error})") from error
 
 
-def _translated(config: Mapping[str, Any]) -> dict[str, Any]:
-    options: dict[str, Any] = {_SAME[key]: value for key, value in config.items() if key in _SAME}
+def _to_python_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {_OPTION_NAMES[key]: value for key, value in config.items() if key in _OPTION_NAMES}
     for name in ("security_protocol", "sasl_mechanism"):
         if name in options:
             options[name] = str(options[name]).upper()
     if options.get("security_protocol", "").endswith("SSL"):
-        options["ssl_context"] = _tls(config)
+        options["ssl_context"] = _tls_context(config)
     return options
 
 
-def _tls(config: Mapping[str, Any]) -> ssl.SSLContext:
+def _tls_context(config: Mapping[str, Any]) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=config.get("ssl.ca.location"), cadata=config.get("ssl.ca.pem"))
     if config.get("ssl.endpoint.identification.algorithm") == "none":
         context.check_hostname = False

@@ -10,18 +10,18 @@ from typing import Any
 from confluent_kafka import ElectionType, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import ResourceType
 
-from tidemill_operator.actuators.kafka.moves import KafkaMoves, moves
+from tidemill_operator.actuators.kafka.reassignments import Reassignment, Reassignments, open_reassignments
 from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.plan.kafka.placement import Brokers
 from tidemill_operator.plan.kafka.replication import (
     FOLLOWERS,
     LEADERS,
-    Held,
+    PartitionReplicas,
     ReplicaChange,
+    ReplicaRequest,
     Step,
-    Wish,
-    is_calm,
+    is_settled,
     next_step,
 )
 
@@ -31,7 +31,7 @@ THROTTLE_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
-class Advance:
+class StepResult:
     """The result of one step of a change of replicas.
 
     Attributes:
@@ -43,15 +43,23 @@ class Advance:
     writes: int = 0
 
 
-def held(described: Any) -> Mapping[int, Held]:
+def replicas_by_partition(description: Any) -> Mapping[int, PartitionReplicas]:
     """Return the replicas of each partition from Kafka's description of a topic."""
     return {
-        partition.id: Held(
+        partition.id: PartitionReplicas(
             replicas=tuple(node.id for node in partition.replicas),
             in_sync=frozenset(node.id for node in partition.isr),
         )
-        for partition in described.partitions
+        for partition in description.partitions
     }
+
+
+def _with_reassignment(partition: PartitionReplicas, reassignment: Reassignment | None) -> PartitionReplicas:
+    if reassignment is None:
+        return partition
+    return replace(
+        partition, replicas=reassignment.replicas, adding=reassignment.adding, removing=reassignment.removing
+    )
 
 
 class Replication:
@@ -63,84 +71,84 @@ class Replication:
     def advance(
         self,
         topic: str,
-        partitions: Mapping[int, Held],
+        partitions: Mapping[int, PartitionReplicas],
         config: Mapping[str, str],
-        wish: Wish,
+        request: ReplicaRequest,
         *,
         leaving: frozenset[int] = frozenset(),
-    ) -> Advance:
+    ) -> StepResult:
         """Take the next step of changing a topic's replicas.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
         """
-        ours = bool(config.get(LEADERS))
-        if is_calm(partitions, wish, ours=ours):
-            return Advance()
+        in_progress = bool(config.get(LEADERS))
+        if is_settled(partitions, request, started_by_us=in_progress):
+            return StepResult()
         brokers = Brokers(self._racks(), leaving)
-        with moves(self._session.config, self._session.timeout) as moving:
-            reassignments = moving.of(topic, sorted(partitions))
-            seen = {
-                number: replace(partition, replicas=at.replicas, coming=at.coming, going=at.going)
-                if (at := reassignments.get(number))
-                else partition
+        with open_reassignments(self._session.config, self._session.timeout) as client:
+            reassignments = client.in_progress(topic, sorted(partitions))
+            current = {
+                number: _with_reassignment(partition, reassignments.get(number))
                 for number, partition in partitions.items()
             }
-            step = next_step(topic, seen, wish, brokers, ours=ours)
-            return Advance(step.change, self._take(topic, step, config, brokers, moving))
+            step = next_step(topic, current, request, brokers, started_by_us=in_progress)
+            return StepResult(step.change, self._execute(topic, step, config, brokers, client))
 
-    def relieve(self) -> None:
+    def remove_throttle(self) -> None:
         """Remove the brokers' throttle if no replica is moving.
 
         Raises:
             TidemillError: Kafka does not answer, or refuses.
         """
-        with moves(self._session.config, self._session.timeout) as moving:
-            self._free(Brokers(self._racks()), moving)
+        with open_reassignments(self._session.config, self._session.timeout) as client:
+            self._reset_throttle_rates(Brokers(self._racks()), client)
 
-    def _take(self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers, moving: KafkaMoves) -> int:
+    def _execute(
+        self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers, client: Reassignments
+    ) -> int:
         writes = 0
         if step.cancel:
-            moving.move(topic, dict.fromkeys(step.cancel))
+            client.move(topic, dict.fromkeys(step.cancel))
             writes += 1
         if step.throttled:
-            writes += self._slow(topic, step, config, brokers)
+            writes += self._set_throttle(topic, step, config, brokers)
         if step.start:
-            moving.move(topic, step.start)
+            client.move(topic, step.start)
             writes += 1
         if step.elect:
             writes += self._elect(topic, step.elect)
         if step.finish:
-            writes += self._free(brokers, moving)
+            writes += self._reset_throttle_rates(brokers, client)
             # Remove LEADERS last, because the config LEADERS marks an unfinished change.
             self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
-            self._session.settle(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
+            self._session.wait_until(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
             writes += 1
         return writes
 
-    def _slow(self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers) -> int:
+    def _set_throttle(self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers) -> int:
         writes = 0
-        for broker, rates in self._rates(brokers).items() if self._rate else ():
+        for broker, rates in self._throttle_rates(brokers).items() if self._rate else ():
             # Do not overwrite a replication throttle that a user has set.
-            if lacking := {key: str(self._rate) for key in RATES if not rates.get(key)}:
-                self._session.set_configs(ResourceType.BROKER, broker, lacking)
+            if missing := {key: str(self._rate) for key in RATES if not rates.get(key)}:
+                self._session.set_configs(ResourceType.BROKER, broker, missing)
                 writes += 1
         if step.start and any(config.get(key) != value for key, value in step.throttled.items()):
             self._session.set_configs(ResourceType.TOPIC, topic, step.throttled)
             writes += 1
         return writes
 
-    def _free(self, brokers: Brokers, moving: KafkaMoves) -> int:
-        if not self._rate or moving.any():
+    def _reset_throttle_rates(self, brokers: Brokers, client: Reassignments) -> int:
+        if not self._rate or client.any_in_progress():
             return 0
         writes = 0
-        for broker, rates in self._rates(brokers).items():
-            if ours := {key: None for key in RATES if rates.get(key) == str(self._rate)}:
-                self._session.set_configs(ResourceType.BROKER, broker, ours)
+        for broker, rates in self._throttle_rates(brokers).items():
+            if removed := {key: None for key in RATES if rates.get(key) == str(self._rate)}:
+                self._session.set_configs(ResourceType.BROKER, broker, removed)
                 writes += 1
         return writes
 
-    def _rates(self, brokers: Brokers) -> Mapping[str, Mapping[str, str]]:
+    def _throttle_rates(self, brokers: Brokers) -> Mapping[str, Mapping[str, str]]:
         configs: dict[str, Mapping[str, str]] = {}
         for broker in sorted(brokers.racks):
             try:
@@ -152,7 +160,7 @@ class Replication:
 
     def _elect(self, topic: str, partitions: tuple[int, ...]) -> int:
         wanted = [TopicPartition(topic, number) for number in partitions]
-        with self._session.told(f"electing leaders of topic {topic}"):
+        with self._session.translate_errors(f"electing leaders of topic {topic}"):
             # confluent-kafka 2.12 raises SystemError if `elect_leaders` gets a timeout argument.
             errors = self._session.wait(self._session.admin().elect_leaders(ElectionType.PREFERRED, wanted))
         for at, error in errors.items():
@@ -161,7 +169,7 @@ class Replication:
         return 1
 
     def _racks(self) -> Mapping[int, str | None]:
-        with self._session.told("describing the cluster"):
+        with self._session.translate_errors("describing the cluster"):
             described = self._session.wait(
                 self._session.admin().describe_cluster(request_timeout=self._session.timeout)
             )

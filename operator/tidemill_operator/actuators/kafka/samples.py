@@ -8,10 +8,10 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from tidemill_operator.actuators.kafka.session import REFUSED
+from tidemill_operator.actuators.kafka.session import LOGIN_REFUSED_CODES
 from tidemill_operator.errors import Reason, TidemillError
 
-_READING = {
+_CONSUMER_CONFIG = {
     "group.id": "tidemill-init",
     "enable.auto.commit": False,
     "enable.partition.eof": True,
@@ -19,52 +19,52 @@ _READING = {
     "log_level": 0,
 }
 _ANSWER_SECONDS = 10.0
-_SETTINGS = "TIDEMILL_KAFKA_CONFIG"
+_SETTINGS_FILE = "the file that TIDEMILL_KAFKA_CONFIG names"
 
 
 def newest_values(
-    brokers: str, topic: str, *, most: int, seconds: float = 30.0, config: Mapping[str, Any] | None = None
+    brokers: str, topic: str, *, limit: int, seconds: float = 30.0, config: Mapping[str, Any] | None = None
 ) -> list[bytes]:
     """Return the values of the newest records of a topic, in the order of arrival.
 
-    At most `most` values are returned. Tombstones (records without a value) are left out.
+    At most `limit` values are returned. Tombstones (records without a value) are left out.
 
     Raises:
         TidemillError: the topic does not exist, or Kafka does not answer.
     """
-    refused: list[str] = []
-    noted = {"error_cb": lambda error: refused.append(error.str()) if error.code() in REFUSED else None}
+    refusals: list[str] = []
+    callbacks = {
+        "error_cb": lambda error: refusals.append(error.str()) if error.code() in LOGIN_REFUSED_CODES else None
+    }
     try:
-        consumer = Consumer({"bootstrap.servers": brokers, **_READING, **noted, **(config or {})})
+        consumer = Consumer({"bootstrap.servers": brokers, **_CONSUMER_CONFIG, **callbacks, **(config or {})})
     except KafkaException as error:
         message = f"a setting of Kafka's client is wrong: {error.args[0].str()}"
-        raise TidemillError(
-            Reason.INVALID_SPEC, message, f"correct the setting in the file that {_SETTINGS} names"
-        ) from None
+        raise TidemillError(Reason.INVALID_SPEC, message, f"correct the setting in {_SETTINGS_FILE}") from None
     try:
-        starts = _starts(consumer, topic, most)
+        starts = _start_offsets(consumer, topic, limit)
         consumer.assign(starts)
-        return _read(consumer, len(starts), most, time.monotonic() + seconds)
+        return _read(consumer, len(starts), limit, time.monotonic() + seconds)
     except KafkaException as error:
         consumer.poll(0)  # calls error_cb with queued errors
-        message = f"topic {topic} on {brokers} cannot be read: {(refused or [error.args[0].str()])[-1]}"
-        remedy = f"check the address, the topic, and the settings for TLS and SASL in the file that {_SETTINGS} names"
+        message = f"topic {topic} on {brokers} cannot be read: {(refusals or [error.args[0].str()])[-1]}"
+        remedy = f"check the address, the topic, and the settings for TLS and SASL in {_SETTINGS_FILE}"
         raise TidemillError(Reason.UNREACHABLE, message, remedy) from None
     finally:
         consumer.close()
 
 
-def _starts(consumer: Consumer, topic: str, most: int) -> list[TopicPartition]:
-    """Return the start offsets for reading about `most` records in total."""
+def _start_offsets(consumer: Consumer, topic: str, limit: int) -> list[TopicPartition]:
+    """Return the start offsets for reading about `limit` records in total."""
     metadata = consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic]
     if metadata.error is not None or not metadata.partitions:
         remedy = "check the name; give a file with its folder or suffix, such as ./events.csv"
         raise TidemillError(Reason.UNREACHABLE, f"there is neither a file nor a topic {topic}", remedy)
-    each = max(1, most // len(metadata.partitions))
+    per_partition = max(1, limit // len(metadata.partitions))
     starts = []
     for number in metadata.partitions:
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_ANSWER_SECONDS)
-        starts.append(TopicPartition(topic, number, max(low, high - each)))
+        starts.append(TopicPartition(topic, number, max(low, high - per_partition)))
     return starts
 
 

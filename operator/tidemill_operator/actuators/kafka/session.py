@@ -15,9 +15,9 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from tidemill_operator.errors import Reason, TidemillError
 
-_SETTLE_SECONDS = 15.0
+_WAIT_SECONDS = 15.0
 _SLACK_SECONDS = 5.0
-GONE = frozenset({
+UNREACHABLE_CODES = frozenset({
     KafkaError._TIMED_OUT,
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
@@ -26,9 +26,11 @@ GONE = frozenset({
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.NOT_CONTROLLER,
 })  # fmt: skip
-REFUSED = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
+LOGIN_REFUSED_CODES = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL})
 _CHECK_SETTINGS = "check the client settings for TLS and SASL in the file that TIDEMILL_KAFKA_CONFIG names"
-_WRONG = frozenset({KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, KafkaError.INVALID_REPLICATION_FACTOR})
+_INVALID_CODES = frozenset(
+    {KafkaError.INVALID_CONFIG, KafkaError.INVALID_PARTITIONS, KafkaError.INVALID_REPLICATION_FACTOR}
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,12 @@ class Remedies:
 
     Attributes:
         refused: advice if Kafka refuses the login or certificate.
-        away: advice if no broker answers.
+        unreachable: advice if no broker answers.
         denied: advice if the login may not use a topic.
     """
 
     refused: str = _CHECK_SETTINGS
-    away: str = ""
+    unreachable: str = ""
     denied: str = ""
 
 
@@ -53,9 +55,9 @@ class KafkaSession:
         self, brokers: str, config: Mapping[str, Any], timeout_seconds: float, remedies: Remedies | None = None
     ) -> None:
         self.brokers, self.timeout, self._remedies = brokers, timeout_seconds, remedies or Remedies()
-        self.config = {"bootstrap.servers": brokers, "log_level": 0, "error_cb": self._note, **config}
+        self.config = {"bootstrap.servers": brokers, "log_level": 0, "error_cb": self._record_refusal, **config}
         self.client: AdminClient | None = None
-        self._refused: tuple[str, float] | None = None
+        self._last_refusal: tuple[str, float] | None = None
 
     def admin(self) -> AdminClient:
         """Return the client.
@@ -73,13 +75,13 @@ class KafkaSession:
         """Return a request's answer."""
         return future.result(timeout=self.timeout + _SLACK_SECONDS)
 
-    def each(self, futures: Mapping[Any, Future[Any]], okay: tuple[int, ...] = ()) -> None:
-        """Wait for the requests. Raise the first error whose code is not in `okay`."""
+    def wait_all(self, futures: Mapping[Any, Future[Any]], ignored_codes: tuple[int, ...] = ()) -> None:
+        """Wait for the requests. Raise the first error whose code is not in `ignored_codes`."""
         for future in futures.values():
             try:
                 self.wait(future)
             except KafkaException as error:
-                if error.args[0].code() not in okay:
+                if error.args[0].code() not in ignored_codes:
                     raise
 
     def cluster_id(self) -> str:
@@ -88,7 +90,7 @@ class KafkaSession:
         Raises:
             TidemillError: Kafka does not answer, or refuses.
         """
-        with self.told("describing the cluster"):
+        with self.translate_errors("describing the cluster"):
             return str(self.wait(self.admin().describe_cluster(request_timeout=self.timeout)).cluster_id or "")
 
     def set_configs(self, kind: ResourceType, name: str, configs: Mapping[str, str | None]) -> bool:
@@ -107,17 +109,17 @@ class KafkaSession:
         ]
         resource = ConfigResource(kind, name, incremental_configs=entries)
         doing = "setting" if any(value is not None for value in configs.values()) else "taking away"
-        with self.told(f"{doing} {', '.join(sorted(configs))} of {kind.name.lower()} {name}"):
-            self.each(self.admin().incremental_alter_configs([resource], request_timeout=self.timeout))
+        with self.translate_errors(f"{doing} {', '.join(sorted(configs))} of {kind.name.lower()} {name}"):
+            self.wait_all(self.admin().incremental_alter_configs([resource], request_timeout=self.timeout))
 
-        def shows() -> bool:
+        def is_applied() -> bool:
             live = self.configs(kind, [name])[name]
             # Do not check the values of removed configs, because their defaults are unknown.
             return all(live.get(key) == value for key, value in configs.items() if value is not None)
 
-        return self.settle(shows)
+        return self.wait_until(is_applied)
 
-    def described(self, topics: Sequence[str]) -> dict[str, Any]:
+    def describe_topics(self, topics: Sequence[str]) -> dict[str, Any]:
         """Return the client's descriptions of existing topics.
 
         Raises:
@@ -126,10 +128,10 @@ class KafkaSession:
         if not topics:
             return {}
         descriptions = {}
-        with self.told("describing topics"):
-            asked = self.admin().describe_topics(TopicCollection(list(topics)), request_timeout=self.timeout)
-        for name, future in asked.items():
-            with self.told(f"describing topic {name}"):
+        with self.translate_errors("describing topics"):
+            futures = self.admin().describe_topics(TopicCollection(list(topics)), request_timeout=self.timeout)
+        for name, future in futures.items():
+            with self.translate_errors(f"describing topic {name}"):
                 try:
                     descriptions[name] = self.wait(future)
                 except KafkaException as error:
@@ -143,24 +145,24 @@ class KafkaSession:
         Raises:
             TidemillError: Kafka does not answer, or refuses.
         """
-        with self.told("listing topics"):
+        with self.translate_errors("listing topics"):
             return sorted(self.admin().list_topics(timeout=self.timeout).topics)
 
-    def existing(self, names: Sequence[str]) -> dict[str, Any]:
+    def describe_existing(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the descriptions of existing topics by name.
 
         Raises:
             TidemillError: a topic exists, but a broker does not know it yet.
         """
-        descriptions = self.described(names)
-        late = self.known_to_controller([name for name in names if name not in descriptions])
+        descriptions = self.describe_topics(names)
+        undescribed = self.known_to_controller([name for name in names if name not in descriptions])
 
         def all_found() -> bool:
-            descriptions.update(self.described(sorted(late)))
-            return late <= descriptions.keys()
+            descriptions.update(self.describe_topics(sorted(undescribed)))
+            return undescribed <= descriptions.keys()
 
-        if not self.settle(all_found):
-            unknown = ", ".join(sorted(late - descriptions.keys()))
+        if not self.wait_until(all_found):
+            unknown = ", ".join(sorted(undescribed - descriptions.keys()))
             raise TidemillError(
                 Reason.UNREACHABLE,
                 f"topic {unknown} exists, but a broker does not know the topic yet",
@@ -177,16 +179,16 @@ class KafkaSession:
         if not names:
             return {}
         configs = {}
-        with self.told("describing configs"):
-            asked = self.admin().describe_configs(
+        with self.translate_errors("describing configs"):
+            futures = self.admin().describe_configs(
                 [ConfigResource(kind, name) for name in names], request_timeout=self.timeout
             )
-        for resource, future in asked.items():
-            with self.told(f"describing the config of {kind.name.lower()} {resource.name}"):
+        for resource, future in futures.items():
+            with self.translate_errors(f"describing the config of {kind.name.lower()} {resource.name}"):
                 configs[resource.name] = {key: entry.value or "" for key, entry in self.wait(future).items()}
         return configs
 
-    def shows(self, topic: str, config: Mapping[str, str]) -> bool:
+    def has_config(self, topic: str, config: Mapping[str, str]) -> bool:
         """Return whether a topic has the given configs.
 
         Raises:
@@ -210,60 +212,62 @@ class KafkaSession:
         existing = set()
         # With validate_only, the controller creates nothing, and refuses a topic that exists.
         wanted = [NewTopic(topic, 1, 1) for topic in topics]
-        asked = self.admin().create_topics(wanted, request_timeout=self.timeout, validate_only=True)
-        for topic, future in asked.items():
-            with self.told(f"asking the controller for topic {topic}"):
+        futures = self.admin().create_topics(wanted, request_timeout=self.timeout, validate_only=True)
+        for topic, future in futures.items():
+            with self.translate_errors(f"asking the controller for topic {topic}"):
                 try:
                     self.wait(future)
                 except KafkaException as error:
-                    if error.args[0].code() in GONE:
+                    if error.args[0].code() in UNREACHABLE_CODES:
                         raise
                     if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                         existing.add(topic)
         return frozenset(existing)
 
-    def settle(self, shows: Callable[[], bool]) -> bool:
-        """Wait up to 15 seconds until `shows` returns true, and return the last result of `shows`."""
-        deadline = time.monotonic() + _SETTLE_SECONDS
-        while not (there := shows()) and time.monotonic() < deadline:
+    def wait_until(self, condition: Callable[[], bool]) -> bool:
+        """Wait up to 15 seconds until `condition` returns true, and return the last result of `condition`."""
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while not (result := condition()) and time.monotonic() < deadline:
             time.sleep(0.1)
-        return there
+        return result
 
-    def _note(self, error: KafkaError) -> None:
-        if error.code() in REFUSED:
-            self._refused = error.str(), time.monotonic()
+    def _record_refusal(self, error: KafkaError) -> None:
+        if error.code() in LOGIN_REFUSED_CODES:
+            self._last_refusal = error.str(), time.monotonic()
 
-    def _served(self) -> None:
+    def _poll_client(self) -> None:
         # poll calls error_cb, which records a refused login.
         if self.client is not None:
             self.client.poll(0)
 
-    def _gone(self, doing: str, how: str, client: AdminClient) -> TidemillError:
+    def _unreachable_error(self, doing: str, how: str, client: AdminClient) -> TidemillError:
         """Return the error for a request without an answer, and discard the client."""
-        self._served()
+        self._poll_client()
         if self.client is client:
             self.client = None
-        refused = self._refused
-        if refused is None or time.monotonic() - refused[1] > 2 * (self.timeout + _SLACK_SECONDS):
-            return TidemillError(Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} {how}", self._remedies.away)
-        message = f"{doing}: Kafka at {self.brokers} refuses the client ({refused[0]})"
+        refusal = self._last_refusal
+        if refusal is None or time.monotonic() - refusal[1] > 2 * (self.timeout + _SLACK_SECONDS):
+            return TidemillError(
+                Reason.UNREACHABLE, f"{doing}: Kafka at {self.brokers} {how}", self._remedies.unreachable
+            )
+        message = f"{doing}: Kafka at {self.brokers} refuses the client ({refusal[0]})"
         return TidemillError(Reason.UNREACHABLE, message, self._remedies.refused)
 
     @contextmanager
-    def told(self, doing: str) -> Iterator[None]:
+    def translate_errors(self, doing: str) -> Iterator[None]:
         """Raise Kafka's errors as TidemillError. The message begins with the value of `doing`."""
         # Keep a reference to the client until the answer arrives, because another thread may replace `self.client`.
         client = self.admin()
-        self._served()
+        self._poll_client()
         try:
             yield
-            self._refused = None
+            self._last_refusal = None
         except FutureTimeout:
-            raise self._gone(doing, f"did not answer within {self.timeout:g} s", client) from None
+            raise self._unreachable_error(doing, f"did not answer within {self.timeout:g} s", client) from None
         except KafkaException as error:
             cause = error.args[0]
-            if cause.code() in GONE:
-                raise self._gone(doing, f"does not answer ({cause.str()})", client) from error
-            reason = Reason.INVALID_SPEC if cause.code() in _WRONG else Reason.REFUSED
+            if cause.code() in UNREACHABLE_CODES:
+                raise self._unreachable_error(doing, f"does not answer ({cause.str()})", client) from error
+            reason = Reason.INVALID_SPEC if cause.code() in _INVALID_CODES else Reason.REFUSED
             remedy = self._remedies.denied if cause.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED else ""
             raise TidemillError(reason, f"{doing}: Kafka refuses ({cause.name()}: {cause.str()})", remedy) from error

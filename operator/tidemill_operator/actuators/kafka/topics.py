@@ -11,20 +11,27 @@ from confluent_kafka.admin import NewPartitions, NewTopic, ResourceType
 
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import Reclaim
-from tidemill_operator.actuators.kafka.absence import unknown_to_all
-from tidemill_operator.actuators.kafka.replication import THROTTLE_BYTES, Advance, Replication, held
+from tidemill_operator.actuators.kafka.missing_topics import find_missing_topics
+from tidemill_operator.actuators.kafka.replication import THROTTLE_BYTES, Replication, StepResult, replicas_by_partition
 from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
-from tidemill_operator.plan.kafka.replication import IN_SYNC, LEADERS, Held, Spread, Wish, replicas_in_sync
+from tidemill_operator.plan.kafka.replication import (
+    IN_SYNC,
+    LEADERS,
+    PartitionReplicas,
+    ReplicaRequest,
+    Spread,
+    replicas_in_sync,
+)
 from tidemill_operator.plan.live import LiveTopic
 from tidemill_operator.plan.model import Topic
-from tidemill_operator.plan.refusals import gone, missing
+from tidemill_operator.plan.refusals import deleted_topic_error, missing_topic_error
 
 log = logging.getLogger(__name__)
 _REQUEST_SECONDS = 15.0
-_OFFSETS = "__consumer_offsets"
-_ABSENT = KafkaError.UNKNOWN_TOPIC_OR_PART
+_OFFSETS_TOPIC = "__consumer_offsets"
+_UNKNOWN_TOPIC = KafkaError.UNKNOWN_TOPIC_OR_PART
 
 
 class KafkaTopics:
@@ -47,14 +54,14 @@ class KafkaTopics:
         self._session = KafkaSession(brokers, config or {}, timeout_seconds)
         self._replication = Replication(self._session, throttle_bytes=throttle_bytes)
 
-    def brokers(self) -> int:
+    def broker_count(self) -> int:
         """Return the number of brokers that answer.
 
         Raises:
             TidemillError: Kafka does not answer.
         """
         session = self._session
-        with session.told("describing the cluster"):
+        with session.translate_errors("describing the cluster"):
             described = session.wait(session.admin().describe_cluster(request_timeout=session.timeout))
         return len(described.nodes)
 
@@ -72,11 +79,11 @@ class KafkaTopics:
         Raises:
             TidemillError: Kafka does not answer, or its brokers disagree on which topics exist.
         """
-        return {name: live_topic(described) for name, described in self._session.existing(names).items()}
+        return {name: live_topic(description) for name, description in self._session.describe_existing(names).items()}
 
-    def gone(self, names: Sequence[str]) -> frozenset[str]:
+    def find_missing(self, names: Sequence[str]) -> frozenset[str]:
         """Return the topics that every broker reports as missing."""
-        return unknown_to_all(self._session.config, names, self._session.timeout)
+        return find_missing_topics(self._session.config, names, self._session.timeout)
 
     def configs(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """Return all config values of existing topics.
@@ -96,7 +103,7 @@ class KafkaTopics:
         Raises:
             TidemillError: Kafka does not answer.
         """
-        live = self._session.described([topic.name for topic in topics])
+        live = self._session.describe_topics([topic.name for topic in topics])
         configs = self.configs([topic.name for topic in topics if topic.managed and topic.name in live])
         outcomes = []
         for topic in topics:
@@ -105,21 +112,21 @@ class KafkaTopics:
             except TidemillError as error:
                 outcomes.append(outcome.failed(Component.TOPICS, topic.name, error))
         if self._offsets_replicas:
-            self._secure_offsets()
+            self._replicate_offsets_topic()
         return outcomes
 
-    def _secure_offsets(self) -> None:
+    def _replicate_offsets_topic(self) -> None:
         try:
-            described = self._session.described([_OFFSETS]).get(_OFFSETS)
-            if described is None:
+            description = self._session.describe_topics([_OFFSETS_TOPIC]).get(_OFFSETS_TOPIC)
+            if description is None:
                 return
-            partitions, config = held(described), self.configs([_OFFSETS])[_OFFSETS]
+            partitions, config = replicas_by_partition(description), self.configs([_OFFSETS_TOPIC])[_OFFSETS_TOPIC]
             replicas = max(len(partition.replicas) for partition in partitions.values())
             if replicas > self._offsets_replicas and not config.get(LEADERS):
                 return
-            advance = self._replication.advance(_OFFSETS, partitions, config, Wish(self._offsets_replicas))
-            if advance.change:
-                log.info("topic %s: %s", _OFFSETS, advance.change.message)
+            step = self._replication.advance(_OFFSETS_TOPIC, partitions, config, ReplicaRequest(self._offsets_replicas))
+            if step.change:
+                log.info("topic %s: %s", _OFFSETS_TOPIC, step.change.message)
         except TidemillError as error:
             log.warning("%s", error)
 
@@ -129,12 +136,12 @@ class KafkaTopics:
         Raises:
             TidemillError: Kafka does not answer.
         """
-        doomed = [topic.name for topic in topics if topic.managed and reclaim == "Delete"]
-        existing = self.observe(doomed)
+        deleted = [topic.name for topic in topics if topic.managed and reclaim == "Delete"]
+        existing = self.observe(deleted)
         moving = [name for name, config in self.configs(list(existing)).items() if config.get(LEADERS)]
         outcomes = []
         for topic in topics:
-            if topic.name not in doomed:
+            if topic.name not in deleted:
                 outcomes.append(outcome.skipped(Component.TOPICS, topic.name, message="kept"))
             elif topic.name not in existing:
                 outcomes.append(outcome.done(Component.TOPICS, topic.name))
@@ -142,51 +149,60 @@ class KafkaTopics:
                 self._delete(topic.name)
                 outcomes.append(outcome.done(Component.TOPICS, topic.name, changed=1))
         if moving:
-            self._replication.relieve()
+            self._replication.remove_throttle()
         return outcomes
 
     def _delete(self, name: str) -> None:
         session = self._session
-        with session.told(f"deleting topic {name}"):
-            session.each(session.admin().delete_topics([name], request_timeout=session.timeout), okay=(_ABSENT,))
+        with session.translate_errors(f"deleting topic {name}"):
+            futures = session.admin().delete_topics([name], request_timeout=session.timeout)
+            session.wait_all(futures, ignored_codes=(_UNKNOWN_TOPIC,))
         log.info("topic %s: deleted", name)
-        session.settle(lambda: name not in self.observe([name]))
+        session.wait_until(lambda: name not in self.observe([name]))
 
-    def _ensure(self, topic: Topic, described: Any, config: Mapping[str, str], spread: Spread | None) -> Outcome:
-        if described is None:
+    def _ensure(self, topic: Topic, description: Any, config: Mapping[str, str], spread: Spread | None) -> Outcome:
+        if description is None:
             if (topic.lost or not topic.managed) and self._session.known_to_controller([topic.name]):
                 return _report(topic, None, 0)
             if not topic.managed:
-                raise missing(topic)
+                raise missing_topic_error(topic)
             if topic.lost:
-                raise gone(topic)
+                raise deleted_topic_error(topic)
             return self._create(topic, spread)
         if not topic.managed:
-            return _report(topic, live_topic(described), 0)
-        live, changed = live_topic(described), 0
-        _check(topic, live)
+            return _report(topic, live_topic(description), 0)
+        live, changed = live_topic(description), 0
+        _check_partitions(topic, live)
         if live.partitions < topic.partitions:
-            described = self._grow(topic) or described
+            description = self._add_partitions(topic) or description
             changed += 1
-        partitions = held(described)
+        partitions = replicas_by_partition(description)
         now, later = _drift(topic, config)
-        shown = self._repair(topic.name, now)
-        advance = self._advance(topic, partitions, config, spread)
+        confirmed = self._repair(topic.name, now)
+        step = self._advance(topic, partitions, config, spread)
         if later and replicas_in_sync(partitions) >= int(later[IN_SYNC]):
-            shown &= self._repair(topic.name, later)
+            confirmed &= self._repair(topic.name, later)
             now, later = now | later, {}
-        changed += len(now) + advance.writes
-        return _report(topic, live_topic(described), changed, advance, later.get(IN_SYNC), unshown=() if shown else now)
+        changed += len(now) + step.writes
+        return _report(
+            topic, live_topic(description), changed, step, later.get(IN_SYNC), unconfirmed=() if confirmed else now
+        )
 
     def _advance(
-        self, topic: Topic, partitions: Mapping[int, Held], config: Mapping[str, str], spread: Spread | None
-    ) -> Advance:
-        wish = Wish(topic.replication_factor if topic.replicated else None, rebalance=spread is not None)
+        self,
+        topic: Topic,
+        partitions: Mapping[int, PartitionReplicas],
+        config: Mapping[str, str],
+        spread: Spread | None,
+    ) -> StepResult:
+        request = ReplicaRequest(
+            topic.replication_factor if topic.enforces_replication else None, rebalance=spread is not None
+        )
         leaving = spread.leaving if spread else frozenset()
-        return self._replication.advance(topic.name, partitions, config, wish, leaving=leaving)
+        return self._replication.advance(topic.name, partitions, config, request, leaving=leaving)
 
     def _create(self, topic: Topic, spread: Spread | None) -> Outcome:
-        brokers = self.brokers()
+        brokers = self.broker_count()
         if topic.replication_factor > brokers:
             raise TidemillError(
                 Reason.INVALID_SPEC,
@@ -195,38 +211,37 @@ class KafkaTopics:
                 f"set spec.source.topic.replicationFactor to at most {brokers}",
             )
         created = self._request(topic)
-        described = self._await(topic)
+        description = self._wait_for_topic(topic)
         if created:
             log.info("topic %s: created with %d partitions", topic.name, topic.partitions)
-            shown = described and self._session.settle(lambda: self._session.shows(topic.name, topic.config))
-            return _report(
-                topic, live_topic(described) if described else None, 1, unshown=() if shown else topic.config
-            )
-        if described is None:
+            live = live_topic(description) if description else None
+            confirmed = live and self._session.wait_until(lambda: self._session.has_config(topic.name, topic.config))
+            return _report(topic, live, 1, unconfirmed=() if confirmed else topic.config)
+        if description is None:
             return _report(topic, None, 0)
         # The topic already exists, although `observe` did not find the topic.
-        return self._ensure(topic, described, self.configs([topic.name])[topic.name], spread)
+        return self._ensure(topic, description, self.configs([topic.name])[topic.name], spread)
 
     def _request(self, topic: Topic) -> bool:
         """Ask Kafka to create a topic. Return False if the topic already exists."""
         wanted = NewTopic(topic.name, topic.partitions, topic.replication_factor, config=dict(topic.config))
         session = self._session
-        with session.told(f"creating topic {topic.name}"):
+        with session.translate_errors(f"creating topic {topic.name}"):
             try:
-                session.each(session.admin().create_topics([wanted], request_timeout=session.timeout))
+                session.wait_all(session.admin().create_topics([wanted], request_timeout=session.timeout))
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
                 return False
         return True
 
-    def _grow(self, topic: Topic) -> Any:
+    def _add_partitions(self, topic: Topic) -> Any:
         session = self._session
-        with session.told(f"adding partitions to topic {topic.name}"):
+        with session.translate_errors(f"adding partitions to topic {topic.name}"):
             wanted = NewPartitions(topic.name, topic.partitions)
-            session.each(session.admin().create_partitions([wanted], request_timeout=session.timeout))
+            session.wait_all(session.admin().create_partitions([wanted], request_timeout=session.timeout))
         log.info("topic %s: now has %d partitions", topic.name, topic.partitions)
-        return self._await(topic)
+        return self._wait_for_topic(topic)
 
     def _repair(self, name: str, drift: Mapping[str, str]) -> bool:
         if not drift:
@@ -234,33 +249,33 @@ class KafkaTopics:
         log.info("topic %s: %s", name, ", ".join(f"{key} is {value} from now on" for key, value in drift.items()))
         return self._session.set_configs(ResourceType.TOPIC, name, drift)
 
-    def _await(self, topic: Topic) -> Any:
+    def _wait_for_topic(self, topic: Topic) -> Any:
         """Wait up to 15 seconds until a topic has all its partitions.
 
         Returns the description of the topic, or None if no broker reports the topic.
         """
         descriptions: dict[str, Any] = {}
 
-        def shows() -> bool:
-            descriptions.update(self._session.described([topic.name]))
+        def has_partitions() -> bool:
+            descriptions.update(self._session.describe_topics([topic.name]))
             return topic.name in descriptions and len(descriptions[topic.name].partitions) >= topic.partitions
 
-        self._session.settle(shows)
+        self._session.wait_until(has_partitions)
         return descriptions.get(topic.name)
 
 
-def live_topic(described: Any) -> LiveTopic:
+def live_topic(description: Any) -> LiveTopic:
     """Convert confluent-kafka's description of a topic to a `LiveTopic`."""
-    replicas = [[node.id for node in partition.replicas] for partition in described.partitions]
+    replicas = [[node.id for node in partition.replicas] for partition in description.partitions]
     return LiveTopic(
         partitions=len(replicas),
         replication_factor=min((len(brokers) for brokers in replicas), default=0),
-        id=str(described.topic_id),
-        holders=frozenset(broker for brokers in replicas for broker in brokers),
+        id=str(description.topic_id),
+        replica_brokers=frozenset(broker for brokers in replicas for broker in brokers),
     )
 
 
-def _check(topic: Topic, live: LiveTopic) -> None:
+def _check_partitions(topic: Topic, live: LiveTopic) -> None:
     if live.partitions > topic.partitions:
         raise TidemillError(
             Reason.NOT_SUPPORTED,
@@ -283,10 +298,10 @@ def _report(
     topic: Topic,
     live: LiveTopic | None,
     changed: int,
-    advance: Advance | None = None,
+    step: StepResult | None = None,
     in_sync: str | None = None,
     *,
-    unshown: Collection[str] = (),
+    unconfirmed: Collection[str] = (),
 ) -> Outcome:
     if live is None or (live.partitions < topic.partitions and topic.managed):
         text = f"topic {topic.name} is being created" if live is None else f"topic {topic.name} gets more partitions"
@@ -294,14 +309,14 @@ def _report(
     observed: dict[str, Any] = {"id": live.id, "partitions": live.partitions}
     observed["replicationFactor"] = live.replication_factor
     facts: dict[str, Any] = {"changed": changed, "observed": observed}
-    change = advance.change if advance else None
+    change = step.change if step else None
     if change:
         replicas_change = {"targetReplicas": change.target, "state": change.state, "message": change.message}
         observed["replicasChange"] = replicas_change
         text = f"topic {topic.name}: {change.message}"
         return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
-    if unshown:
-        text = f"topic {topic.name}: {', '.join(sorted(unshown))} set; Kafka does not show the change yet"
+    if unconfirmed:
+        text = f"topic {topic.name}: {', '.join(sorted(unconfirmed))} set; Kafka does not show the change yet"
         return outcome.waiting(Component.TOPICS, topic.name, text, serving=True, **facts)
     if in_sync:
         text = f"topic {topic.name}: {IN_SYNC} becomes {in_sync} once every partition has enough in-sync replicas"

@@ -15,11 +15,11 @@ from kubernetes.client.exceptions import ApiException
 
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.connect import strimzi
-from tidemill_operator.plan.render import marks
+from tidemill_operator.plan.render import object_metadata
 
 Document = dict[str, Any]
 Documents = list[Document]
-MANAGER = "tidemill"
+FIELD_MANAGER = "tidemill"
 _SECONDS = 10.0
 _PAGE = 500
 _NAMESPACE_TERMINATING = "NamespaceTerminating"
@@ -92,13 +92,13 @@ class Api:
     """The API of one cluster."""
 
     def __init__(self, configuration: client.Configuration | None = None, *, timeout_seconds: float = _SECONDS) -> None:
-        self.configuration = configuration or load()
+        self.configuration = configuration or load_configuration()
         self.configuration.retries = False  # the operator's queue retries, with a delay
         self._client = client.ApiClient(self.configuration)
         self._timeout = timeout_seconds
 
-    def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
-        """Return an object, or None if it does not exist. `sure` bypasses the cache.
+    def get(self, kind: Kind, namespace: str | None, name: str, *, uncached: bool = False) -> Document | None:
+        """Return an object, or None if it does not exist. `uncached` bypasses the cache.
 
         Raises:
             TidemillError: the API does not answer, or refuses the request.
@@ -132,7 +132,7 @@ class Api:
                 return documents, str(metadata.get("resourceVersion", ""))
             query["continue"] = metadata["continue"]
 
-    def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
+    def get_maybe_cached(self, kind: Kind, namespace: str, name: str) -> Document | None:
         """Return an object, or None if it does not exist. A subclass may use a cache.
 
         Raises:
@@ -140,16 +140,16 @@ class Api:
         """
         return self.get(kind, namespace, name)
 
-    def owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> Sequence[Document]:
+    def list_owned(self, kind: Kind, namespace: str, uids: Sequence[str]) -> Sequence[Document]:
         """Return the objects in a namespace that carry one of the owner UIDs as a label.
 
         Raises:
             TidemillError: the API does not answer, or refuses the request.
         """
-        return self.list(kind, namespace, selector=f"{marks.OWNER_UID} in ({','.join(uids)})")
+        return self.list(kind, namespace, selector=f"{object_metadata.OWNER_UID} in ({','.join(uids)})")
 
-    def alive(self, namespace: str, *, sure: bool = False) -> dict[str, str]:
-        """Return the names of a namespace's pipelines by UID. `sure` bypasses the cache.
+    def names_by_uid(self, namespace: str, *, uncached: bool = False) -> dict[str, str]:
+        """Return the names of a namespace's pipelines by UID. `uncached` bypasses the cache.
 
         Raises:
             TidemillError: the API does not answer, or refuses the request.
@@ -165,16 +165,16 @@ class Api:
             TidemillError: the API does not answer, or refuses the request.
         """
         path = _path(_kind(body), body["metadata"].get("namespace"))
-        return self._call("POST", path, body=body, query={"fieldManager": MANAGER})
+        return self._call("POST", path, body=body, query={"fieldManager": FIELD_MANAGER})
 
-    def apply(self, body: Document, *, subresource: str = "", manager: str = MANAGER) -> Document:
+    def apply(self, body: Document, *, subresource: str = "", manager: str = FIELD_MANAGER) -> Document:
         """Apply an object server-side, and take over fields of other managers.
 
         Raises:
             Conflict: the given `resourceVersion` or `uid` differs from the live object.
         """
         query = {"fieldManager": manager, "force": "true"}
-        return self._call("PATCH", _of(body, subresource), body=body, query=query, content=_APPLY)
+        return self._call("PATCH", _object_path(body, subresource), body=body, query=query, content=_APPLY)
 
     def replace(self, body: Document) -> Document:
         """Replace a whole object, including `metadata.resourceVersion`.
@@ -182,7 +182,7 @@ class Api:
         Raises:
             Conflict: the object has changed since it was read.
         """
-        return self._call("PUT", _of(body), body=body, query={"fieldManager": MANAGER})
+        return self._call("PUT", _object_path(body), body=body, query={"fieldManager": FIELD_MANAGER})
 
     def merge(self, kind: Kind, namespace: str | None, name: str, patch: Mapping[str, Any]) -> Document:
         """Change some fields of an object with a merge patch.
@@ -190,7 +190,7 @@ class Api:
         Raises:
             Conflict: the given `resourceVersion` differs from the live object.
         """
-        query = {"fieldManager": MANAGER}
+        query = {"fieldManager": FIELD_MANAGER}
         return self._call("PATCH", _path(kind, namespace, name), body=patch, query=query, content=_MERGE)
 
     def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str = "") -> bool:
@@ -240,11 +240,11 @@ class Api:
                 f" ({type(error).__name__})",
             ) from error
         if answer.status >= 400:
-            raise _told(f"{method} {path}", answer.status, answer.data)
+            raise _response_error(f"{method} {path}", answer.status, answer.data)
         return dict(json.loads(answer.data))
 
 
-def load(environ: Mapping[str, str] = os.environ) -> client.Configuration:
+def load_configuration(environ: Mapping[str, str] = os.environ) -> client.Configuration:
     """Return the API's address and credentials, from the pod's service account or from the file in KUBECONFIG.
 
     Raises:
@@ -268,7 +268,7 @@ def _kind(body: Mapping[str, Any]) -> Kind:
     return KINDS[body["kind"]]
 
 
-def _of(body: Mapping[str, Any], subresource: str = "") -> str:
+def _object_path(body: Mapping[str, Any], subresource: str = "") -> str:
     metadata = body["metadata"]
     return _path(_kind(body), metadata.get("namespace"), metadata["name"], subresource)
 
@@ -282,7 +282,7 @@ def _path(kind: Kind, namespace: str | None = None, name: str = "", subresource:
     return "/".join(parts)
 
 
-def _told(doing: str, code: int, data: bytes) -> TidemillError:
+def _response_error(doing: str, code: int, data: bytes) -> TidemillError:
     try:
         status = json.loads(data)
         message = str(status.get("message") or "")

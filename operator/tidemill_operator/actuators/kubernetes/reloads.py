@@ -6,33 +6,35 @@ import logging
 
 from tidemill_operator.actuators.kubernetes.api import POD, Api, NotFound
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.plan.render import marks
+from tidemill_operator.plan.render import object_metadata
 
 log = logging.getLogger(__name__)
 _FILES = "tidemill.dev/files"
 
 
-def reload_files(api: Api, namespace: str, workload: str, *, mark: str, shown: dict[tuple[str, str], str]) -> int:
+def reload_files(
+    api: Api, namespace: str, workload: str, *, files_hash: str, reloaded: dict[tuple[str, str], str]
+) -> int:
     """Annotate the pods of a workload with a hash of their files.
 
     Return the number of changed pods.
     """
-    # Return early if all running pods have the hash `mark`. New pods start with the current files.
-    if shown.get((namespace, workload)) == mark:
+    # Return early if all running pods have the hash `files_hash`. New pods start with the current files.
+    if reloaded.get((namespace, workload)) == files_hash:
         return 0
-    changed, all_told = 0, True
-    selector = f"{marks.MANAGED_BY}={marks.MANAGER},{marks.WORKLOAD}={workload}"
+    changed, all_annotated = 0, True
+    selector = f"{object_metadata.MANAGED_BY}={object_metadata.MANAGER},{object_metadata.WORKLOAD}={workload}"
     for pod in api.list(POD, namespace, selector=selector, metadata_only=True):
         metadata = pod["metadata"]
-        if metadata.get("annotations", {}).get(_FILES) != mark and not metadata.get("deletionTimestamp"):
+        if metadata.get("annotations", {}).get(_FILES) != files_hash and not metadata.get("deletionTimestamp"):
             try:
-                api.merge(POD, namespace, metadata["name"], {"metadata": {"annotations": {_FILES: mark}}})
+                api.merge(POD, namespace, metadata["name"], {"metadata": {"annotations": {_FILES: files_hash}}})
                 changed += 1
             except NotFound:
                 continue
             except TidemillError as error:  # without the annotation, the node updates the files about a minute later
                 log.warning("files of pod %s/%s: %s", namespace, metadata["name"], error)
-                all_told = False
-    if all_told:
-        shown[namespace, workload] = mark
+                all_annotated = False
+    if all_annotated:
+        reloaded[namespace, workload] = files_hash
     return changed

@@ -9,24 +9,27 @@ from dataclasses import dataclass
 
 from tidemill_contract import names
 from tidemill_operator.actuators.kubernetes.api import DEPLOYMENT, PIPELINE, POD, Api, Conflict, Document
-from tidemill_operator.actuators.kubernetes.rollout import rollout
-from tidemill_operator.actuators.kubernetes.workloads import SHARING, Pass
+from tidemill_operator.actuators.kubernetes.rollout import rollout_outcome
+from tidemill_operator.actuators.kubernetes.workloads import SHARED_COMPONENTS, Pass
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Outcome
 from tidemill_operator.plan.model import Workload
-from tidemill_operator.plan.render import marks
-from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.plan.render import object_metadata
+from tidemill_operator.plan.render.object_metadata import OwnerReference
 from tidemill_operator.plan.render.pods import PORTS, selector
 
 _ATTEMPTS = 3
 
 
 class NamespaceLocks:
-    """A lock for each namespace, because two passes must not change shared objects at the same time."""
+    """A lock for each namespace, because two passes must not change shared objects at the same time.
+
+    `reloaded` holds the last hash for `reload_files`, by namespace and workload.
+    """
 
     def __init__(self) -> None:
-        self.shown: dict[tuple[str, str], str] = {}
+        self.reloaded: dict[tuple[str, str], str] = {}
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._guard = threading.Lock()
 
@@ -47,16 +50,16 @@ class Scale:
 class KubernetesRuntime:
     """The runtime of one pipeline in a cluster, during one pass.
 
-    `stage` is the number of running processes of the Python stage. Without a stage, `stage` is None.
+    `stage_replicas` is the number of running processes of the Python stage. Without a stage, `stage_replicas` is None.
     """
 
     def __init__(self, api: Api, placement: Placement, owner: OwnerReference, locks: NamespaceLocks) -> None:
         self._api, self._placement, self._owner, self._locks = api, placement, owner, locks
         self._serving: set[str] = set()
         self.scale: Scale | None = None
-        self.stage: int | None = None
+        self.stage_replicas: int | None = None
         self.repairs: list[str] = []
-        self.made: list[str] = []
+        self.created: list[str] = []
 
     def ensure(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Create, update or remove a pipeline's workloads, as the plan requires.
@@ -68,16 +71,16 @@ class KubernetesRuntime:
         if not workloads:
             return []
 
-        def act(doing: Pass) -> list[Outcome]:
-            outcomes = doing.ensure(workloads)
-            self.repairs += doing.children.repairs
-            self.made += doing.children.made
+        def act(this_pass: Pass) -> list[Outcome]:
+            outcomes = this_pass.ensure(workloads)
+            self.repairs += this_pass.children.repairs
+            self.created += this_pass.children.created
             for workload in workloads:
-                if workload.component in doing.deployments:
-                    self._note_scale(workload, doing.deployments[workload.component])
+                if workload.component in this_pass.deployments:
+                    self._record_scale(workload, this_pass.deployments[workload.component])
             return outcomes
 
-        return self._retried(workloads[0].namespace, act)
+        return self._retry_on_conflict(workloads[0].namespace, act)
 
     def observe(self, workloads: Sequence[Workload]) -> list[Outcome]:
         """Return the state of each workload that has a Deployment.
@@ -88,15 +91,15 @@ class KubernetesRuntime:
         outcomes = []
         for workload in workloads:
             live = self._api.get(DEPLOYMENT, workload.namespace, workload.name)
-            whose = (live or {}).get("metadata", {}).get("labels", {}).get(marks.OWNER_UID)
-            if live is not None and whose == (self._owner.uid if workload.pipeline else marks.SHARED):
-                self._note_scale(workload, live)
-                outcomes.append(rollout(workload, live, changed=0))
+            owner_uid = (live or {}).get("metadata", {}).get("labels", {}).get(object_metadata.OWNER_UID)
+            if live is not None and owner_uid == (self._owner.uid if workload.pipeline else object_metadata.SHARED):
+                self._record_scale(workload, live)
+                outcomes.append(rollout_outcome(workload, live, changed=0))
         return outcomes
 
-    def _note_scale(self, workload: Workload, live: Document) -> None:
+    def _record_scale(self, workload: Workload, live: Document) -> None:
         if workload.component == "stage":
-            self.stage = int(live.get("status", {}).get("replicas", 0))
+            self.stage_replicas = int(live.get("status", {}).get("replicas", 0))
         if workload.component == "processor":
             label_selector = ",".join(f"{name}={value}" for name, value in sorted(selector(workload).items()))
             self.scale = Scale(int(live.get("status", {}).get("replicas", 0)), label_selector)
@@ -108,15 +111,15 @@ class KubernetesRuntime:
             TidemillError: the API does not answer, or pods are still terminating (reason Waiting).
         """
 
-        def act(doing: Pass) -> list[Outcome]:
-            doing.leave(SHARING, configs=True, all_of_it=True)
+        def act(this_pass: Pass) -> list[Outcome]:
+            this_pass.clean_up(SHARED_COMPONENTS, configs=True, connections=True)
             return []
 
-        self._retried(namespace, act)
+        self._retry_on_conflict(namespace, act)
         pods = self._api.list(
             POD,
             namespace,
-            selector=f"{marks.MANAGED_BY}={marks.MANAGER},{marks.PIPELINE}={pipeline}",
+            selector=f"{object_metadata.MANAGED_BY}={object_metadata.MANAGER},{object_metadata.PIPELINE}={pipeline}",
             metadata_only=True,
         )
         if pods:
@@ -126,7 +129,7 @@ class KubernetesRuntime:
         """Return the base URLs of the pipeline's ingest and API within the cluster."""
         return {
             part: f"http://{names.service(pipeline, part)}.{namespace}.svc:{PORTS[part]}"
-            for part in SHARING
+            for part in SHARED_COMPONENTS
             if part in self._serving
         }
 
@@ -143,15 +146,15 @@ class KubernetesRuntime:
                 raise
             return True
 
-    def _retried(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
+    def _retry_on_conflict(self, namespace: str, act: Callable[[Pass], list[Outcome]]) -> list[Outcome]:
         """Call `act` with the namespace's current state, and call `act` again if another operator changed an object."""
         with self._locks.of(namespace):
             for _ in range(_ATTEMPTS - 1):
                 try:
-                    return act(self._look(namespace))
+                    return act(self._start_pass(namespace))
                 except Conflict:
                     continue
-            return act(self._look(namespace))
+            return act(self._start_pass(namespace))
 
-    def _look(self, namespace: str) -> Pass:
-        return Pass.start(self._api, self._placement, self._owner, namespace, self._locks.shown)
+    def _start_pass(self, namespace: str) -> Pass:
+        return Pass.start(self._api, self._placement, self._owner, namespace, self._locks.reloaded)

@@ -12,21 +12,21 @@ from tidemill_contract.kafka_login import KEYS, LoginError
 from tidemill_operator.actuators import credentials
 from tidemill_operator.actuators.base import PipelineSecrets
 from tidemill_operator.actuators.credentials import WRITER as WRITER
-from tidemill_operator.actuators.kafka.clusters import Keys
+from tidemill_operator.actuators.kafka.clusters import SecretReader
 from tidemill_operator.actuators.kubernetes.api import SECRET, Api, Document
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.render import marks, objects
-from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.plan.render import object_metadata, objects
+from tidemill_operator.plan.render.object_metadata import OwnerReference
 
 # Nodes update mounted Secrets about once a minute.
-PATIENCE_SECONDS = 120.0
+RETIRE_DELAY_SECONDS = 120.0
 
 
 class KubernetesSecrets:
     """The Secret `<pipeline>-credentials`, with the files of `actuators.credentials`."""
 
-    def __init__(self, api: Api, owner: OwnerReference, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        self._api, self._owner, self._patience = api, owner, patience_seconds
+    def __init__(self, api: Api, owner: OwnerReference, *, retire_delay_seconds: float = RETIRE_DELAY_SECONDS) -> None:
+        self._api, self._owner, self._retire_delay = api, owner, retire_delay_seconds
 
     def ensure(self, namespace: str, pipeline: str, *, writer: str, reader: str, rotate: str = "") -> PipelineSecrets:
         """Create missing logins and API keys, and start a requested rotation.
@@ -34,10 +34,10 @@ class KubernetesSecrets:
         Raises:
             TidemillError: the Secret has another owner or invalid content, or the API does not answer.
         """
-        return self._rewritten(
+        return self._rewrite(
             namespace,
             pipeline,
-            lambda files: credentials.due(files, writer=writer, reader=reader, rotate=rotate),
+            lambda files: credentials.files_to_ensure(files, writer=writer, reader=reader, rotate=rotate),
         )
 
     def switch(self, namespace: str, pipeline: str, *, now: dt.datetime) -> PipelineSecrets:
@@ -46,7 +46,7 @@ class KubernetesSecrets:
         Raises:
             TidemillError: the Secret has another owner or invalid content, or the API does not answer.
         """
-        return self._rewritten(namespace, pipeline, lambda files: credentials.switched(files, now))
+        return self._rewrite(namespace, pipeline, lambda files: credentials.files_to_switch(files, now))
 
     def retire(self, namespace: str, pipeline: str) -> PipelineSecrets:
         """Disable the replaced logins.
@@ -54,20 +54,21 @@ class KubernetesSecrets:
         Raises:
             TidemillError: the Secret has another owner or invalid content, or the API does not answer.
         """
-        return self._rewritten(namespace, pipeline, credentials.retired)
+        return self._rewrite(namespace, pipeline, credentials.files_to_retire)
 
     def remove(self, namespace: str, pipeline: str) -> None:
         """Delete the Secret if it belongs to this pipeline."""
-        live = self._api.get(SECRET, namespace, marks.credentials(pipeline))
-        if live is not None and _ours(live) and _owned(live, self._owner):
-            self._api.delete(SECRET, namespace, marks.credentials(pipeline), uid=live["metadata"]["uid"])
+        name = object_metadata.credentials_secret(pipeline)
+        live = self._api.get(SECRET, namespace, name)
+        if live is not None and _is_ours(live) and _is_owned(live, self._owner):
+            self._api.delete(SECRET, namespace, name, uid=live["metadata"]["uid"])
 
-    def _rewritten(
+    def _rewrite(
         self, namespace: str, pipeline: str, change: Callable[[Mapping[str, str]], dict[str, str]]
     ) -> PipelineSecrets:
-        name = marks.credentials(pipeline)
+        name = object_metadata.credentials_secret(pipeline)
         live = self._api.get(SECRET, namespace, name)
-        if live is not None and not _ours(live):
+        if live is not None and not _is_ours(live):
             raise TidemillError(
                 Reason.RESOURCE_CONFLICT,
                 f"Secret {namespace}/{name} exists and was not made by Tidemill",
@@ -75,31 +76,33 @@ class KubernetesSecrets:
             )
         files = decoded(live) if live else {}
         try:
-            made = change(files)
-            logins = credentials.told({**files, **made}, patience_seconds=self._patience, changed=len(made))
+            changed = change(files)
+            logins = credentials.read_logins(
+                {**files, **changed}, retire_delay_seconds=self._retire_delay, changed=len(changed)
+            )
         except TidemillError as error:
             raise TidemillError(error.reason, f"Secret {namespace}/{name}: {error.message}", error.remedy) from None
         if live is None:
-            metadata = marks.own_metadata(
+            metadata = object_metadata.own_metadata(
                 name, namespace, pipeline=pipeline, component="credentials", owner=self._owner
             )
             # If two operators create the Secret at once, the second operator gets a conflict. The second operator's
             # next pass tries again.
-            self._api.create(objects.secret(metadata, made))
-        elif made or not _owned(live, self._owner):
+            self._api.create(objects.secret(metadata, changed))
+        elif changed or not _is_owned(live, self._owner):
             # Because of resourceVersion, the write fails if another operator has changed the Secret since the read.
             metadata = {
                 "resourceVersion": live["metadata"]["resourceVersion"],
-                "labels": {marks.OWNER_UID: self._owner.uid},
+                "labels": {object_metadata.OWNER_UID: self._owner.uid},
                 "ownerReferences": [self._owner.manifest(controller=True)],
             }
-            patch = {"metadata": metadata, "data": objects.secret({}, made)["data"]}
+            patch = {"metadata": metadata, "data": objects.secret({}, changed)["data"]}
             self._api.merge(SECRET, namespace, name, patch)
-            logins = replace(logins, changed=max(1, len(made)))
+            logins = replace(logins, changed=max(1, len(changed)))
         return logins
 
 
-def keys_in_cluster(api: Api) -> Keys:
+def secret_reader(api: Api) -> SecretReader:
     """Return a reader of the Secrets that users name for other Kafka clusters."""
 
     def read(namespace: str, name: str) -> dict[str, str]:
@@ -132,9 +135,9 @@ def decoded(secret: Document) -> dict[str, str]:
         ) from None
 
 
-def _ours(live: Document) -> bool:
-    return bool(live["metadata"].get("labels", {}).get(marks.MANAGED_BY) == marks.MANAGER)
+def _is_ours(live: Document) -> bool:
+    return bool(live["metadata"].get("labels", {}).get(object_metadata.MANAGED_BY) == object_metadata.MANAGER)
 
 
-def _owned(live: Document, owner: OwnerReference) -> bool:
+def _is_owned(live: Document, owner: OwnerReference) -> bool:
     return any(reference.get("uid") == owner.uid for reference in live["metadata"].get("ownerReferences", ()))

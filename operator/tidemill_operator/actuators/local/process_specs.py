@@ -21,7 +21,7 @@ HOST = "127.0.0.1"
 STOP_SECONDS = 10.0
 """The seconds between SIGTERM and SIGKILL."""
 # The TIDEMILL_ variables that workloads inherit. Workloads do not inherit the administrator's login.
-_PASSED_ON = (
+_INHERITED_PREFIXES = (
     "TIDEMILL_RESILIENCE_", "TIDEMILL_KAFKA_CONFIG", "TIDEMILL_LOG_LEVEL", "TIDEMILL_INGEST_", "TIDEMILL_API_",
     "TIDEMILL_HTTP_", "TIDEMILL_SESSION_TIMEOUT_MS",
 )  # fmt: skip
@@ -47,7 +47,7 @@ class ProcessSpecs:
         inherited = {
             name: value
             for name, value in environ.items()
-            if not name.startswith("TIDEMILL_") or name.startswith(_PASSED_ON)
+            if not name.startswith("TIDEMILL_") or name.startswith(_INHERITED_PREFIXES)
         }
         self._common = {**inherited, **addresses}
         # The list of allowed hosts prevents DNS rebinding. With DNS rebinding, a web page could read any pipeline whose
@@ -60,9 +60,9 @@ class ProcessSpecs:
 
     def make(self, workload: Workload, name: str) -> ReplicaSpec:
         """Return a process's spec."""
-        called = "http" in workload.ports
-        wanted = workload.ports["http" if called else "status"]
-        port = self._port(name, self._wanted_ports.get(workload.component, wanted))
+        serves_http = "http" in workload.ports
+        default_port = workload.ports["http" if serves_http else "status"]
+        port = self._port(name, self._wanted_ports.get(workload.component, default_port))
         environment = {
             **self._common,
             **workload.environment,
@@ -74,8 +74,8 @@ class ProcessSpecs:
             "TIDEMILL_SECRETS_DIR": str(self.secrets_root / workload.namespace),
             **self.references.environment(workload),
         }
-        if called:
-            environment["TIDEMILL_STATUS_PORT"] = str(self._port(_status(name), workload.ports["status"]))
+        if serves_http:
+            environment["TIDEMILL_STATUS_PORT"] = str(self._port(_status_key(name), workload.ports["status"]))
         if workload.pipeline is not None:
             environment["TIDEMILL_PIPELINE"] = workload.pipeline
         if workload.component == "stage":
@@ -91,12 +91,12 @@ class ProcessSpecs:
 
     def status_port(self, name: str) -> int | None:
         """Return a process's port for metrics and probes, or None without such a port."""
-        return self._assigned.get(_status(name))
+        return self._assigned.get(_status_key(name))
 
     def forget(self, name: str) -> None:
         """Release a process's ports."""
-        for entry in (name, _status(name)):
-            self._assigned.pop(entry, None)
+        for key in (name, _status_key(name)):
+            self._assigned.pop(key, None)
 
     def _port(self, name: str, wanted: int) -> int:
         if name not in self._assigned:
@@ -112,5 +112,5 @@ class ProcessSpecs:
         return f".{digest.hexdigest()[:16]}"
 
 
-def _status(name: str) -> str:
+def _status_key(name: str) -> str:
     return f"{name}/status"

@@ -11,23 +11,23 @@ from tidemill_operator.plan.model import Workload
 class References:
     """The folders of Secrets, `<root>/<namespace>/<secret>/<key>`, and of ConfigMaps."""
 
-    def __init__(self, root: Path, maps: Path) -> None:
-        self.root, self._maps = root, maps
-        self._folders: dict[str, Path] = {}
+    def __init__(self, root: Path, config_maps: Path) -> None:
+        self.root, self._config_maps = root, config_maps
+        self._fallbacks: dict[str, Path] = {}
 
     def secret(self, namespace: str, name: str) -> Path:
         """Return a Secret's folder."""
         return self.root / namespace / name
 
-    def place(self, pipeline: str, folder: Path) -> None:
+    def set_fallback(self, pipeline: str, folder: Path) -> None:
         """Set the fallback folder for a pipeline's ConfigMaps."""
-        self._folders[pipeline] = folder
+        self._fallbacks[pipeline] = folder
 
     def config_map(self, workload: Workload, name: str) -> Path:
         """Return a ConfigMap's folder."""
-        folder = self._maps / workload.namespace / name
-        beside = self._folders.get(f"{workload.namespace}/{workload.pipeline}", folder)
-        return folder if folder.is_dir() else beside
+        folder = self._config_maps / workload.namespace / name
+        fallback = self._fallbacks.get(f"{workload.namespace}/{workload.pipeline}", folder)
+        return folder if folder.is_dir() else fallback
 
     def environment(self, workload: Workload) -> dict[str, str]:
         """Return the environment variables that name the folders of a workload's Secrets and ConfigMaps."""
@@ -42,10 +42,10 @@ class References:
     def link(self, workload: Workload, secrets_root: Path) -> int:
         """Create symlinks from the pipeline's secrets to users' secrets, and return the number of changed links."""
         changed = 0
-        for pipeline in workload.secrets if workload.copied else ():
+        for pipeline in workload.secrets if workload.secret_sources else ():
             folder = secrets_root / workload.namespace / pipeline
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for file, (secret, key) in workload.copied.items():
+            for file, (secret, key) in workload.secret_sources.items():
                 # With a symlink, a changed key takes effect at once.
                 link, target = folder / file, (self.secret(workload.namespace, secret) / key).absolute()
                 if not link.is_symlink() or link.readlink() != target:
@@ -58,7 +58,7 @@ class References:
         """Return the missing keys of a workload, as (Secret, key)."""
         return [
             (name, key)
-            for name, key in workload.copied.values()
+            for name, key in workload.secret_sources.values()
             if not (self.secret(workload.namespace, name) / key).is_file()
         ]
 

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tidemill_operator.actuators.local.process_specs import HOST, STOP_SECONDS, ProcessSpecs
-from tidemill_operator.outcome import OF_WORKLOAD, Outcome, done, lacking, waiting
+from tidemill_operator.outcome import COMPONENT_OF_WORKLOAD, Outcome, done, waiting, with_missing_keys
 from tidemill_operator.plan.model import Workload
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.supervisor import ReplicaState, Supervisor
 
 
 @dataclass
-class _Running:
+class _RunningWorkload:
     workload: Workload
     pipelines: set[str] = field(default_factory=set)
 
@@ -30,7 +30,7 @@ class LocalRuntime:
     def __init__(self, specs: ProcessSpecs) -> None:
         self._specs = specs
         self.config_root, self.secrets_root, self.references = specs.config_root, specs.secrets_root, specs.references
-        self._workloads: dict[tuple[str, str], _Running] = {}
+        self._workloads: dict[tuple[str, str], _RunningWorkload] = {}
         self._supervisor = Supervisor(specs.data_dir)
         self._lock = threading.RLock()
 
@@ -60,9 +60,9 @@ class LocalRuntime:
         return [self._outcome(workload, changes[workload.name]) for workload in workloads]
 
     def _outcome(self, workload: Workload, changed: int) -> Outcome:
-        component = OF_WORKLOAD[workload.component]
+        component = COMPONENT_OF_WORKLOAD[workload.component]
         if self.is_ready(workload):
-            return lacking(done(component, workload.name, changed=changed), self.references.missing(workload))
+            return with_missing_keys(done(component, workload.name, changed=changed), self.references.missing(workload))
         states = self.replicas(workload.namespace, workload.name)
         updated, ready = sum(state.ready and state.current for state in states), sum(state.ready for state in states)
         message = f"{updated} of {workload.replicas} processes of {workload.name} run as specified, {ready} are ready"
@@ -86,12 +86,12 @@ class LocalRuntime:
             for name, text in workload.configs.items():
                 changed += write_atomic(folder / name, text)
             changed += self.references.link(workload, self.secrets_root)
-            running = self._workloads.setdefault((workload.namespace, workload.name), _Running(workload))
+            running = self._workloads.setdefault((workload.namespace, workload.name), _RunningWorkload(workload))
             running.workload = workload
             running.pipelines.update(pipelines)
             for index in range(workload.replicas):
                 name = f"{workload.namespace}.{workload.name}-{index}"
-                changed += self._supervisor.want(name, self._specs.make(workload, name))
+                changed += self._supervisor.set_desired(name, self._specs.make(workload, name))
             return changed + self._trim(workload.namespace, workload.name, workload.replicas)
 
     def is_ready(self, workload: Workload) -> bool:
@@ -179,12 +179,12 @@ class LocalRuntime:
         changed = 0
         for state in self.replicas(namespace, workload):
             if int(state.name.rpartition("-")[2]) >= replicas:
-                changed += self._supervisor.want(state.name, None)
+                changed += self._supervisor.set_desired(state.name, None)
                 self._specs.forget(state.name)
         return changed
 
 
 def pipelines_of(workloads: Sequence[Workload]) -> set[str]:
     """Return the workloads' pipelines."""
-    named = {workload.pipeline for workload in workloads if workload.pipeline is not None}
-    return named or {name.removesuffix(".json") for workload in workloads for name in workload.configs}
+    pipelines = {workload.pipeline for workload in workloads if workload.pipeline is not None}
+    return pipelines or {name.removesuffix(".json") for workload in workloads for name in workload.configs}

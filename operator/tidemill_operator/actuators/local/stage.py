@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-_NOT_FOR_CODE = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_", "TIDEMILL_SECRETS_")
+_HIDDEN_PREFIXES = ("TIDEMILL_POSTGRES_", "TIDEMILL_REDIS_", "TIDEMILL_SECRETS_")
 
 
 def stage_environment(environment: Mapping[str, str], *, process: str, folder: Path | None) -> dict[str, str]:
@@ -17,5 +17,5 @@ def stage_environment(environment: Mapping[str, str], *, process: str, folder: P
             transactional id.
         folder: the folder with the user's file, or None if the file has an absolute path.
     """
-    kept = {name: value for name, value in environment.items() if not name.startswith(_NOT_FOR_CODE)}
+    kept = {name: value for name, value in environment.items() if not name.startswith(_HIDDEN_PREFIXES)}
     return {**kept, "TIDEMILL_INSTANCE": process, **({} if folder is None else {"TIDEMILL_STAGE_DIR": str(folder)})}

@@ -16,7 +16,7 @@ SELECT a.name, a.version FROM {} a
    AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid AND pg_relation_size(i.inhrelid) > 0)"""
 
 
-def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> frozenset[tuple[str, int]]:
+def find_emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]]) -> frozenset[tuple[str, int]]:
     """Return the (name, version) of aggregations whose tables are empty, although windows were written."""
     if "rev" not in columns.get("_aggregations", ()):
         return frozenset()
@@ -24,6 +24,6 @@ def emptied(session: Session, schema: str, columns: Mapping[str, Collection[str]
     return frozenset((name, version) for name, version in session.connection.execute(query, (schema,)).fetchall())
 
 
-def missing_positions(there: Collection[int]) -> tuple[int, ...]:
+def missing_positions(partitions: Collection[int]) -> tuple[int, ...]:
     """Return the partitions without a row in `_offsets`, up to the highest partition with a row."""
-    return tuple(sorted(set(range(max(there, default=0) + 1)) - set(there)))
+    return tuple(sorted(set(range(max(partitions, default=0) + 1)) - set(partitions)))

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from psycopg import errors, sql
 
-from tidemill_operator.actuators.postgres.kept import expire_rows
+from tidemill_operator.actuators.postgres.row_expiry import expire_rows
 from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.plan.model import Schema
 
-HELD_FOR = dt.timedelta(hours=24)
-_PER_PASS = 4
+DROP_DELAY = dt.timedelta(hours=24)
+_DROPS_PER_PASS = 4
 _MARK = "tidemill.expiredSince"
 _END = re.compile(r" TO \('([^']+)'\)$")
 
@@ -28,17 +28,17 @@ class _Partition:
     """A partition of a table.
 
     Attributes:
-        since: time at which the partition was marked as expired, or None.
+        expired_since: time at which the partition was marked as expired, or None.
         pending: whether the partition is being detached.
-        due: whether the partition is past its retention.
+        is_expired: whether the partition is past its retention.
     """
 
     parent: str
     name: str
     end: dt.datetime
-    since: dt.datetime | None
+    expired_since: dt.datetime | None
     pending: bool
-    due: bool
+    is_expired: bool
 
 
 def expire(session: Session, schema: Schema) -> None:
@@ -46,16 +46,18 @@ def expire(session: Session, schema: Schema) -> None:
     session.connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(schema.owner)))
     try:
         dropped = _drop_detached(session, schema.name)
-        for part in _partitions(session, schema):
-            if not part.due:
-                if part.since is not None:
-                    _mark(session, schema.name, part, None)
-            elif not part.pending and part.since is None:
-                _mark(session, schema.name, part, json.dumps({_MARK: _now(session).isoformat()}))
-            elif dropped < _PER_PASS and (part.pending or _now(session) - (part.since or part.end) >= HELD_FOR):
+        for partition in _partitions(session, schema):
+            if not partition.is_expired:
+                if partition.expired_since is not None:
+                    _mark(session, schema.name, partition, None)
+            elif not partition.pending and partition.expired_since is None:
+                _mark(session, schema.name, partition, json.dumps({_MARK: _now(session).isoformat()}))
+            elif dropped < _DROPS_PER_PASS and (
+                partition.pending or _now(session) - (partition.expired_since or partition.end) >= DROP_DELAY
+            ):
                 # A partition in use is dropped in a later pass.
                 with suppress(errors.LockNotAvailable, errors.QueryCanceled):
-                    _drop(session, schema.name, part)
+                    _drop(session, schema.name, partition)
                     dropped += 1
         expire_rows(session, schema)
     finally:
@@ -82,12 +84,14 @@ def _partitions(session: Session, schema: Schema) -> list[_Partition]:
         match = _END.search(bound or "")
         end = dt.datetime.fromisoformat(match.group(1)) if match else None
         if end is not None:
-            partitions.append(_Partition(parent, child, end, _since(comment), pending, end <= cutoff or pending))
+            partitions.append(
+                _Partition(parent, child, end, _expired_since(comment), pending, end <= cutoff or pending)
+            )
     return partitions
 
 
-def _mark(session: Session, schema: str, part: _Partition, mark: str | None) -> None:
-    session.write("COMMENT ON TABLE {} IS {}", sql.Identifier(schema, part.name), sql.Literal(mark))
+def _mark(session: Session, schema: str, partition: _Partition, mark: str | None) -> None:
+    session.write("COMMENT ON TABLE {} IS {}", sql.Identifier(schema, partition.name), sql.Literal(mark))
 
 
 def _drop_detached(session: Session, schema: str) -> int:
@@ -96,13 +100,13 @@ def _drop_detached(session: Session, schema: str) -> int:
         " ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relkind = 'r' AND NOT c.relispartition ORDER BY 1",
         (schema,),
     )
-    left = [name for name, comment in rows if _since(comment) is not None][:_PER_PASS]
-    for name in left:
+    detached = [name for name, comment in rows if _expired_since(comment) is not None][:_DROPS_PER_PASS]
+    for name in detached:
         session.write("DROP TABLE {}", sql.Identifier(schema, name))
-    return len(left)
+    return len(detached)
 
 
-def _since(comment: str | None) -> dt.datetime | None:
+def _expired_since(comment: str | None) -> dt.datetime | None:
     try:
         return dt.datetime.fromisoformat(json.loads(comment or "{}")[_MARK])
     except (ValueError, KeyError, TypeError):
@@ -115,8 +119,8 @@ def _now(session: Session) -> dt.datetime:
     return now
 
 
-def _drop(session: Session, schema: str, part: _Partition) -> None:
-    how = sql.SQL("FINALIZE" if part.pending else "CONCURRENTLY")
-    names = sql.Identifier(schema, part.parent), sql.Identifier(schema, part.name)
-    session.write("ALTER TABLE {} DETACH PARTITION {} {}", *names, how)
+def _drop(session: Session, schema: str, partition: _Partition) -> None:
+    mode = sql.SQL("FINALIZE" if partition.pending else "CONCURRENTLY")
+    names = sql.Identifier(schema, partition.parent), sql.Identifier(schema, partition.name)
+    session.write("ALTER TABLE {} DETACH PARTITION {} {}", *names, mode)
     session.write("DROP TABLE {}", names[1])

@@ -44,7 +44,7 @@ def wanted_grants(schema: Schema) -> set[Grant]:
     """Return the privileges that the writer and the reader should have."""
     grants = {Grant("SCHEMA", schema.name, "", role, "USAGE") for role in (schema.writer, schema.reader)}
     for table in schema.tables:
-        for role, text in ((schema.writer, table.writer), (schema.reader, table.reader)):
+        for role, text in ((schema.writer, table.writer_privileges), (schema.reader, table.reader_privileges)):
             grants |= {Grant("TABLE", table.name, column, role, what) for what, column in parse_privileges(text)}
     return grants | {Grant("FUNCTION", name, "", schema.writer, "EXECUTE") for name, _ in schema.functions}
 
@@ -94,7 +94,7 @@ def _observe(session: Session, schema: Schema) -> set[Grant]:
             "tables": [table.name for table in schema.tables],
             "functions": [name for name, _ in schema.functions],
             # Include the logins, so that privileges granted directly to a login are revoked.
-            "roles": [role for group in (schema.writer, schema.reader) for role in (group, *names.logins(group))],
+            "roles": [role for group in (schema.writer, schema.reader) for role in (group, *names.login_roles(group))],
         },
     )
     return {Grant(*row) for row in rows}

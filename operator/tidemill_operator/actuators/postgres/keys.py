@@ -20,10 +20,10 @@ SELECT c.relname, k.conname, array_agg(a.attname::text)
 
 def widen_keys(session: Session, schema: Schema, live: LiveSchema | None) -> None:
     """Add missing columns to the keys of tables if one Kafka record may contain several events."""
-    tables = {table.name: table for table in schema.tables if table.key}
+    tables = {table.name: table for table in schema.tables if table.added_key_columns}
     if live is None or not schema.explodes:
         return
     for name, key, columns in session.rows(_KEYS, (schema.name, list(tables))):
         # Keep keys that consist only of the identity column `id`.
-        if columns != ["id"] and not set(tables[name].key) <= set(columns):
+        if columns != ["id"] and not set(tables[name].added_key_columns) <= set(columns):
             session.write("{}", sql.SQL(replace_key(schema.name, tables[name], key)))

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 from psycopg import sql
 
-from tidemill_contract.functions.feeds import Feeds
-from tidemill_contract.tables.kept import QUERY, read
-from tidemill_operator.actuators.postgres.claims import made
-from tidemill_operator.actuators.postgres.damage import emptied, missing_positions
+from tidemill_contract.functions.fill_history import FillHistory
+from tidemill_contract.tables.quotas import USAGE_QUERY, read_usage
+from tidemill_operator.actuators.postgres.claims import created_topics
+from tidemill_operator.actuators.postgres.damage import find_emptied, missing_positions
 from tidemill_operator.actuators.postgres.replays import observe_replays
-from tidemill_operator.actuators.postgres.retained import noted_owner
+from tidemill_operator.actuators.postgres.retained import parse_owner
 from tidemill_operator.actuators.postgres.session import Session
-from tidemill_operator.plan.kafka.claims import TOPICS
-from tidemill_operator.plan.live import Failing, LiveSchema, Loss, Slot
-from tidemill_operator.plan.postgres.migration import as_noted_today
+from tidemill_operator.plan.kafka.claims import TOPICS_TABLE
+from tidemill_operator.plan.live import LiveSchema, Loss, Slot, TaskFailure
+from tidemill_operator.plan.postgres.migration import with_current_names
 
 # Select the losses that were noticed at most five minutes before the latest loss. Ignore losses older than a day.
 _LOST = """
@@ -43,16 +43,16 @@ def observe(session: Session, schema: str) -> LiveSchema | None:
     if not rows:
         return None
     columns = _columns(session, schema)
-    live = LiveSchema(noted_owner(rows[0][0]), columns=columns)
-    for read_part in (_versions, _accepted, _positions, _slots, _losses, _kept, _failing):
+    live = LiveSchema(parse_owner(rows[0][0]), columns=columns)
+    for read_part in (_versions, _generation, _positions, _slots, _losses, _stored_totals, _task_failures):
         live = read_part(session, schema, live)
     live = replace(
         live,
         replays=observe_replays(session, schema, columns),
-        emptied=emptied(session, schema, columns),
-        made=made(session, schema) if TOPICS.name in columns else frozenset(),
+        emptied=find_emptied(session, schema, columns),
+        created_topics=created_topics(session, schema) if TOPICS_TABLE.name in columns else frozenset(),
     )
-    return as_noted_today(live)
+    return with_current_names(live)
 
 
 def _columns(session: Session, schema: str) -> dict[str, dict[str, str]]:
@@ -77,14 +77,15 @@ def _versions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
         "SELECT name, version, reader, shape::text, closed_until, to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
         " FROM {} a"
     ).format(sql.Identifier(schema, "_aggregations"))
-    shapes, closed, feeds, readers = {}, {}, {}, {}
-    for name, version, reader, shape, until, *fed in session.connection.execute(query):
-        shapes[name, version], closed[name, version], feeds[name, version] = shape, until, Feeds.read(*fed)
-        readers[name, version] = reader
-    return replace(live, shapes=shapes, closed_until=closed, feeds=feeds, readers=readers)
+    shapes, closed, histories, readers = {}, {}, {}, {}
+    for name, version, reader, shape, until, *fill_columns in session.connection.execute(query):
+        key = name, version
+        shapes[key], closed[key], histories[key] = shape, until, FillHistory.read(*fill_columns)
+        readers[key] = reader
+    return replace(live, shapes=shapes, closed_until=closed, fill_histories=histories, readers=readers)
 
 
-def _accepted(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
+def _generation(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
     if "accepted" not in live.columns.get("_generation", {}):
         return live
     query = sql.SQL("SELECT generation, accepted FROM {}").format(sql.Identifier(schema, "_generation"))
@@ -100,17 +101,17 @@ def _positions(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
         "SELECT partition, topic_id, next_offset, to_jsonb(o) -> 'former_topic_ids' FROM {} o WHERE reader = 'live'"
     ).format(sql.Identifier(schema, "_offsets"))
     positions = session.connection.execute(query).fetchall()
-    there = {partition for partition, *_ in positions}
-    before = frozenset(former for *_, ids in positions for former in ids or ())
+    partitions = {partition for partition, *_ in positions}
+    former_ids = frozenset(former for *_, ids in positions for former in ids or ())
     current = {topic_id for _, topic_id, _, _ in positions if topic_id}
     return replace(
         live,
-        partitions=max(there, default=-1) + 1,
-        missing_positions=missing_positions(there),
-        read_before=before,
+        partitions=max(partitions, default=-1) + 1,
+        missing_positions=missing_positions(partitions),
+        former_topic_ids=former_ids,
         # Some positions may still have the former topic's ID. Each partition's position gets the new ID separately.
-        read_from=max(current - before or current, default=""),
-        read_to={partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id},
+        topic_id=max(current - former_ids or current, default=""),
+        next_offsets={partition: offset for partition, topic_id, offset, _ in sorted(positions) if topic_id},
     )
 
 
@@ -131,21 +132,21 @@ def _losses(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
     return replace(live, losses=tuple(Loss(*row) for row in session.connection.execute(query)))
 
 
-def _kept(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
+def _stored_totals(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
     if "_kept" not in live.columns:
         return live
-    query = sql.SQL(QUERY).format(sql.Identifier(schema, "_kept"))
-    return replace(live, kept=read(session.connection.execute(query).fetchall()))
+    query = sql.SQL(USAGE_QUERY).format(sql.Identifier(schema, "_kept"))
+    return replace(live, stored_totals=read_usage(session.connection.execute(query).fetchall()))
 
 
-def _failing(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
+def _task_failures(session: Session, schema: str, live: LiveSchema) -> LiveSchema:
     if "_held_up" in live.columns:
         query = sql.SQL(_HELD_UP).format(sql.Identifier(schema, "_held_up"))
-        live = replace(live, held_up=tuple(Failing(*row) for row in session.connection.execute(query)))
+        live = replace(live, held_up=tuple(TaskFailure(*row) for row in session.connection.execute(query)))
     if "_skipped" in live.columns:
         query = sql.SQL(_SKIPPED).format(sql.Identifier(schema, "_skipped"))
         skipped = tuple(
-            Failing(name, duty, reason, window, group, tuple(missing), more)
+            TaskFailure(name, duty, reason, window, group, tuple(missing), more)
             for name, duty, reason, window, group, missing, more in session.connection.execute(query)
         )
         live = replace(live, skipped=skipped)

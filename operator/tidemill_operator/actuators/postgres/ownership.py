@@ -14,13 +14,13 @@ from typing import Protocol
 
 import psycopg
 
-from tidemill_operator.actuators.postgres.session import LOCK_MS, Session, connected
+from tidemill_operator.actuators.postgres.session import LOCK_MS, Session, open_session
 from tidemill_operator.addresses import PostgresAddress
-from tidemill_operator.errors import NotOurTurn, Reason
+from tidemill_operator.errors import LockNotHeldError, Reason
 from tidemill_operator.plan.live import Owner
 
-HELD_MS = 30_000
-"""A hanging operator keeps the lock for this time, in ms."""
+MAX_HOLD_MS = 30_000
+"""A hanging operator keeps the lock for at most this time, in ms."""
 
 
 class Leadership(Protocol):
@@ -31,22 +31,22 @@ class Leadership(Protocol):
         """Return the epoch of this leader, which is higher than the epochs of all earlier leaders."""
         ...
 
-    def outbid(self, seen: int) -> int:
-        """Return a new epoch above `seen`, or raise NotOurTurn if another operator leads."""
+    def raise_epoch_above(self, seen: int) -> int:
+        """Return a new epoch above `seen`, or raise LockNotHeldError if another operator leads."""
         ...
 
 
 @contextmanager
-def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Callable[[], None]]:
+def lock_pipeline(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Callable[[], None]]:
     """Lock a pipeline against other operators.
 
-    Yields a function that checks the lock, and raises NotOurTurn if another operator took the lock.
+    Yields a function that checks the lock, and raises LockNotHeldError if another operator took the lock.
 
     Raises:
         TidemillError: Postgres does not answer.
     """
     with ExitStack() as stack:
-        session = stack.enter_context(_locked(address, schema, leadership))
+        session = stack.enter_context(_open_locked_session(address, schema, leadership))
 
         def confirm() -> None:
             nonlocal session
@@ -54,21 +54,21 @@ def exclusive(address: PostgresAddress, schema: str, leadership: Leadership | No
                 check_epoch(session, schema, leadership)
             except psycopg.Error:
                 # Take the lock again, or fail if another operator has become the leader.
-                session = stack.enter_context(_locked(address, schema, leadership))
+                session = stack.enter_context(_open_locked_session(address, schema, leadership))
 
         yield confirm
 
 
 @contextmanager
-def _locked(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Session]:
-    with connected(address, f"waiting for other operators at schema {schema}") as session:
+def _open_locked_session(address: PostgresAddress, schema: str, leadership: Leadership | None) -> Iterator[Session]:
+    with open_session(address, f"waiting for other operators at schema {schema}") as session:
         try:
-            # Postgres ends an idle transaction after HELD_MS, which releases the lock.
+            # Postgres ends an idle transaction after MAX_HOLD_MS, which releases the lock.
             session.connection.execute("BEGIN")
-            session.connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {HELD_MS}")
+            session.connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {MAX_HOLD_MS}")
             session.rows("SELECT pg_advisory_xact_lock(hashtext('tidemill-pipeline'), hashtext(%s))", (schema,))
         except psycopg.errors.LockNotAvailable as error:
-            raise NotOurTurn(
+            raise LockNotHeldError(
                 Reason.WAITING, f"another operator has held schema {schema} for more than {LOCK_MS / 1000:g} s"
             ) from error
         check_epoch(session, schema, leadership)
@@ -84,23 +84,23 @@ def check_epoch(session: Session, schema: str, leadership: Leadership | None) ->
     """Return the epoch in a schema's comment, or None.
 
     Raises:
-        NotOurTurn: a later leader has written the schema, and another operator leads.
+        LockNotHeldError: a later leader has written the schema, and another operator leads.
     """
     rows = session.rows("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", (schema,))
-    epoch = epoch_of(rows[0][0]) if rows else None
+    epoch = parse_epoch(rows[0][0]) if rows else None
     if leadership is not None and epoch is not None and epoch > leadership.epoch:
-        leadership.outbid(epoch)
+        leadership.raise_epoch_above(epoch)
     return epoch
 
 
-def epoch_of(comment: str | None) -> int | None:
+def parse_epoch(comment: str | None) -> int | None:
     """Return the epoch in a schema's comment, or None."""
     with suppress(ValueError, KeyError, TypeError):
         return int(json.loads(comment or "")["epoch"])
     return None
 
 
-def comment(owner: Owner, epoch: int | None) -> str:
+def schema_comment(owner: Owner, epoch: int | None) -> str:
     """Return the text of a schema's comment, which names the owner and the epoch."""
-    mark: dict[str, object] = {"tidemill": asdict(owner)}
-    return json.dumps(mark if epoch is None else {**mark, "epoch": epoch}, sort_keys=True)
+    content: dict[str, object] = {"tidemill": asdict(owner)}
+    return json.dumps(content if epoch is None else {**content, "epoch": epoch}, sort_keys=True)

@@ -30,14 +30,14 @@ def observe_replays(session: Session, schema: str, columns: Mapping[str, Collect
         readers=sql.Identifier(schema, "_readers"),
         aggregations=sql.Identifier(schema, "_aggregations"),
         offsets=sql.Identifier(schema, "_offsets"),
-        read=_read(schema) if "_slots" in columns else sql.SQL(""),
+        read=_reading_condition(schema) if "_slots" in columns else sql.SQL(""),
     )
     rows = session.connection.execute(query).fetchall()
     losses = _losses(session, schema) if "_lost" in columns else {}
     return {reader: replace(LiveReplay(*fields), losses=tuple(losses.get(reader, ()))) for reader, *fields in rows}
 
 
-def _read(schema: str) -> sql.Composed:
+def _reading_condition(schema: str) -> sql.Composed:
     slots = sql.Identifier(schema, "_slots")
     return sql.SQL(" AND EXISTS (SELECT FROM {} s WHERE s.slot = l.partition AND s.reading)").format(slots)
 
@@ -53,7 +53,7 @@ def _losses(session: Session, schema: str) -> dict[str, list[Loss]]:
     return losses
 
 
-def end_replays(session: Session, schema: Schema) -> None:
+def delete_cancelled_replays(session: Session, schema: Schema) -> None:
     """Delete the rows and the tables of cancelled replays."""
     aggregations, offsets = sql.Identifier(schema.name, "_aggregations"), sql.Identifier(schema.name, "_offsets")
     for reader in schema.abandoned:
@@ -71,31 +71,31 @@ def end_replays(session: Session, schema: Schema) -> None:
         ).fetchall()
         for (table,) in tables:
             session.write("DROP TABLE IF EXISTS {}", sql.Identifier(schema.name, table))
-        for rest in (offsets, sql.Identifier(schema.name, "_lost"), sql.Identifier(schema.name, "_readers")):
-            session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(rest), (reader,))
+        for identifier in (offsets, sql.Identifier(schema.name, "_lost"), sql.Identifier(schema.name, "_readers")):
+            session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(identifier), (reader,))
 
 
-def switch(session: Session, schema: Schema) -> None:
+def complete_replay(session: Session, schema: Schema) -> None:
     """Complete a replay, and make live processors stop filling aggregation versions that are not in the plan."""
     offsets = sql.Identifier(schema.name, "_offsets")
-    if schema.switched:
+    if schema.switched_replay:
         readers = sql.Identifier(schema.name, "_readers")
         session.write_rows(
             sql.SQL("UPDATE {} SET switched_at = now() WHERE reader = %s AND switched_at IS NULL").format(readers),
-            (schema.switched,),
+            (schema.switched_replay,),
         )
-        session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(offsets), (schema.switched,))
+        session.write_rows(sql.SQL("DELETE FROM {} WHERE reader = %s").format(offsets), (schema.switched_replay,))
     # The column `feeds` contains the ids of aggregation versions that live processors fill.
     session.write_rows(
         sql.SQL(
             "UPDATE {} o SET feeds = (SELECT coalesce(array_agg(f), '{{}}') FROM unnest(o.feeds) f"
             " WHERE f = ANY(%(kept)s::integer[])) WHERE NOT o.feeds <@ %(kept)s::integer[]"
         ).format(offsets),
-        {"kept": _planned(session, schema)},
+        {"kept": _planned_ids(session, schema)},
     )
 
 
-def _planned(session: Session, schema: Schema) -> list[int]:
+def _planned_ids(session: Session, schema: Schema) -> list[int]:
     rows = session.connection.execute(
         sql.SQL("SELECT id, name, version FROM {}").format(sql.Identifier(schema.name, "_aggregations"))
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tidemill_operator.actuators.postgres.session import NoDatabase, connected
+from tidemill_operator.actuators.postgres.session import NoDatabase, open_session
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.plan.live import Owner
 
@@ -16,15 +16,15 @@ def owned_schemas(address: PostgresAddress) -> dict[str, Owner]:
         TidemillError: Postgres does not answer.
     """
     try:
-        with connected(address, "looking for schemas", read_only=True) as session:
+        with open_session(address, "looking for schemas", read_only=True) as session:
             rows = session.rows("SELECT nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace ORDER BY 1")
     except NoDatabase:
         return {}
-    owners = {schema: noted_owner(comment) for schema, comment in rows}
+    owners = {schema: parse_owner(comment) for schema, comment in rows}
     return {schema: owner for schema, owner in owners.items() if owner is not None}
 
 
-def noted_owner(comment: str | None) -> Owner | None:
+def parse_owner(comment: str | None) -> Owner | None:
     """Return the owner in a schema's comment, or None."""
     try:
         return Owner(**json.loads(comment or "")["tidemill"])

@@ -47,13 +47,13 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
     Raises:
         TidemillError: a role belongs to another owner.
     """
-    live = _observe(session, roles_of(schema))
-    logins = {login.user: login for login in (secrets.writer, secrets.reader, *secrets.following)}
+    live = _observe(session, all_roles(schema))
+    logins = {login.user: login for login in (secrets.writer, secrets.reader, *secrets.staged)}
     for role in (schema.owner, schema.writer, schema.reader):
         if role not in logins:
             _ensure(session, role, live.get(role), owner=owner, login=None, adopt=adopt)
     for group, settings in ((schema.writer, WRITER_SETTINGS), (schema.reader, READER_SETTINGS)):
-        for role in (group, *names.logins(group)):
+        for role in (group, *names.login_roles(group)):
             if role in logins:
                 _ensure(session, role, live.get(role), owner=owner, login=logins[role], adopt=adopt)
                 _ensure_settings(session, role, live.get(role), settings)
@@ -61,18 +61,18 @@ def ensure_roles(session: Session, schema: Schema, *, owner: Owner, secrets: Pip
                     session.write("GRANT {} TO {}", group, role)
     if secrets.retire_at is None:
         for role in live.keys() - logins.keys():
-            if live[role]["login"] and _is_ours(live[role]["mark"], _mark(session, owner)):
+            if live[role]["login"] and _is_ours(live[role]["mark"], _owner_mark(session, owner)):
                 session.write("ALTER ROLE {} NOLOGIN PASSWORD NULL", role)
     _ensure_membership(session, schema.owner)
     _ensure_connect(session, schema)
 
 
-def strangers(session: Session, schema: Schema, owner: Owner) -> Iterator[TidemillError]:
+def role_conflicts(session: Session, schema: Schema, owner: Owner) -> Iterator[TidemillError]:
     """Yield an error for each role that does not belong to `owner`."""
-    ours = _mark(session, owner)
+    ours = _owner_mark(session, owner)
     for role, live in sorted(_observe(session, (schema.owner, schema.writer, schema.reader)).items()):
         if not _is_ours(live["mark"], ours):
-            yield _stranger(role, live["mark"])
+            yield _foreign_role_error(role, live["mark"])
 
 
 def end_sessions(session: Session, schema: Schema) -> None:
@@ -80,7 +80,7 @@ def end_sessions(session: Session, schema: Schema) -> None:
     rows = session.rows(
         "SELECT a.pid, a.usename, pg_has_role(current_user, r.oid, 'USAGE') FROM pg_stat_activity a"
         " JOIN pg_roles r ON r.oid = a.usesysid WHERE r.rolname = ANY(%s) AND NOT r.rolcanlogin",
-        (list(roles_of(schema)),),
+        (list(all_roles(schema)),),
     )
     for role in {role for _, role, may in rows if not may}:
         session.write("GRANT {} TO CURRENT_USER", role)
@@ -91,14 +91,17 @@ def end_sessions(session: Session, schema: Schema) -> None:
 def drop_roles(session: Session, schema: Schema) -> None:
     """Drop all existing roles of a schema. The roles must not own any objects."""
     (database,) = session.rows("SELECT current_database()")[0]
-    for role in _observe(session, roles_of(schema)):
+    for role in _observe(session, all_roles(schema)):
         session.write("REVOKE ALL ON DATABASE {} FROM {}", database, role)
         session.write("DROP ROLE {}", role)
 
 
-def roles_of(schema: Schema) -> tuple[str, ...]:
+def all_roles(schema: Schema) -> tuple[str, ...]:
     """Return all roles that a schema may have."""
-    return (schema.owner, *(role for group in (schema.writer, schema.reader) for role in (group, *names.logins(group))))
+    return (
+        schema.owner,
+        *(role for group in (schema.writer, schema.reader) for role in (group, *names.login_roles(group))),
+    )
 
 
 def _observe(session: Session, roles: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -124,14 +127,14 @@ def _ensure(
     adopt: bool,
 ) -> None:
     password = login.password if login is not None else None
-    mark = {"tidemill": _mark(session, owner)}
+    mark = {"tidemill": _owner_mark(session, owner)}
     if password is not None:
         mark["tidemill"]["password"] = hashlib.sha256(password.encode()).hexdigest()
     if live is None:
         session.write("CREATE ROLE {} {}", role, sql.SQL("NOLOGIN" if password is None else "LOGIN"))
     else:
         if not adopt and not _is_ours(live["mark"], mark["tidemill"]):
-            raise _stranger(role, live["mark"])
+            raise _foreign_role_error(role, live["mark"])
         if live["powers"]:
             session.write("ALTER ROLE {} NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS", role)
         if password is not None and not live["login"]:
@@ -153,7 +156,7 @@ def _ensure_settings(session: Session, role: str, live: dict[str, Any] | None, s
             session.write("ALTER ROLE {} SET {} = {}", role, name, sql.Literal(value))
 
 
-def _mark(session: Session, owner: Owner) -> dict[str, str]:
+def _owner_mark(session: Session, owner: Owner) -> dict[str, str]:
     (database,) = session.rows("SELECT current_database()")[0]
     return {**asdict(owner), "database": database}
 
@@ -166,7 +169,7 @@ def _is_ours(comment: str | None, ours: Mapping[str, str]) -> bool:
     return all(theirs.get(part) == ours[part] for part in ("namespace", "name", "cluster", "database"))
 
 
-def _stranger(role: str, comment: str | None) -> TidemillError:
+def _foreign_role_error(role: str, comment: str | None) -> TidemillError:
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
         f"role {role} exists and belongs to another owner (comment: {comment or 'none'})",
@@ -178,12 +181,12 @@ def _knows_password(session: Session, role: str, password: str, comment: str | N
     (readable,) = session.rows("SELECT has_table_privilege('pg_catalog.pg_authid', 'SELECT')")[0]
     if readable:
         (verifier,) = session.rows("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (role,))[0]
-        return verifies(password, verifier or "")
+        return matches_verifier(password, verifier or "")
     digest = hashlib.sha256(password.encode()).hexdigest()
     return f'"password": "{digest}"' in (comment or "")
 
 
-def verifies(password: str, verifier: str) -> bool:
+def matches_verifier(password: str, verifier: str) -> bool:
     """Return whether a SCRAM-SHA-256 verifier (RFC 5803) belongs to an ASCII password."""
     method, _, rest = verifier.partition("$")
     if method != "SCRAM-SHA-256" or rest.count(":") != 2:

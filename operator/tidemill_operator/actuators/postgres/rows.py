@@ -8,14 +8,14 @@ from typing import Any
 
 from psycopg import sql
 
-from tidemill_contract.functions.feeds import Feeds
-from tidemill_contract.tables.aggregations import IDS
+from tidemill_contract.functions.fill_history import FillHistory
+from tidemill_contract.tables.aggregations import DEDUPE_READER
 from tidemill_operator.actuators.postgres.session import Session
 from tidemill_operator.actuators.postgres.slots import ensure_slots
-from tidemill_operator.plan.kafka.claims import TOPICS
+from tidemill_operator.plan.kafka.claims import TOPICS_TABLE
 from tidemill_operator.plan.live import LiveSchema
 from tidemill_operator.plan.model import Schema
-from tidemill_operator.plan.postgres.feeding import feeds_after
+from tidemill_operator.plan.postgres.fill_histories import fill_histories_after
 from tidemill_operator.plan.postgres.migration import with_types_of
 
 
@@ -29,15 +29,17 @@ def ensure_rows(session: Session, schema: Schema, live: LiveSchema | None, *, re
         regress: accept a resource with a lower generation. The generation of a new resource starts at 1.
     """
     _ensure_readers(session, schema)
-    if schema.listed:
+    if schema.listed_topics:
         ensure_slots(session, schema)
     else:
         _ensure_positions(session, schema)
     _ensure_aggregations(session, schema, live or LiveSchema())
     _ensure_generation(session, schema, regress=regress)
-    for topic in schema.made:
+    for topic in schema.topics_to_record:
         session.write_rows(
-            sql.SQL("INSERT INTO {} (name) VALUES (%s) ON CONFLICT DO NOTHING").format(_table(schema, TOPICS.name)),
+            sql.SQL("INSERT INTO {} (name) VALUES (%s) ON CONFLICT DO NOTHING").format(
+                _table(schema, TOPICS_TABLE.name)
+            ),
             (topic,),
         )
 
@@ -76,18 +78,18 @@ def _ensure_positions(session: Session, schema: Schema) -> None:
 
 
 def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> None:
-    table, feeds = _table(schema, "_aggregations"), feeds_after(schema, live)
+    table, histories = _table(schema, "_aggregations"), fill_histories_after(schema, live)
     for row in schema.aggregations:
         key = row.name, row.version
         shape = with_types_of(row.shape, live.shapes.get(key))
-        values: Mapping[str, Any] = asdict(row) | {"shape": shape} | _fed(feeds.pop(key, Feeds()))
+        values: Mapping[str, Any] = asdict(row) | {"shape": shape} | _feed_columns(histories.pop(key, FillHistory()))
         session.write_rows(
             sql.SQL(
                 "INSERT INTO {} (name, version, table_name, reader, ids, shape, partition_days, retention_ms)"
                 " SELECT %(name)s, %(version)s, %(table_name)s, %(reader)s,"
                 # A restarted replay must not find the event ids of its previous start. A version filled by live
                 # processors uses the previous version's event ids. The event ids show copies of earlier events.
-                f" CASE %(reader)s WHEN 'live' THEN coalesce((SELECT {IDS} FROM {{}} WHERE reader = 'live'"
+                f" CASE %(reader)s WHEN 'live' THEN coalesce((SELECT {DEDUPE_READER} FROM {{}} WHERE reader = 'live'"
                 " ORDER BY name = %(name)s DESC, version DESC LIMIT 1), 'live')"
                 " ELSE %(reader)s || '@' || pg_current_xact_id()::text END,"
                 " %(shape)s, %(partition_days)s, %(retention_ms)s"
@@ -97,7 +99,7 @@ def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> 
         )
         session.write_rows(
             sql.SQL(
-                f"UPDATE {{}} SET reader = %(reader)s, ids = {IDS}, shape = %(shape)s,"
+                f"UPDATE {{}} SET reader = %(reader)s, ids = {DEDUPE_READER}, shape = %(shape)s,"
                 " retention_ms = %(retention_ms)s,"
                 " layout = %(layout)s, fed = %(fed)s"
                 " WHERE name = %(name)s AND version = %(version)s AND (reader, shape, retention_ms, layout, fed)"
@@ -105,19 +107,19 @@ def _ensure_aggregations(session: Session, schema: Schema, live: LiveSchema) -> 
             ).format(table),
             values,
         )
-    for (name, version), left in feeds.items():
+    for (name, version), history in histories.items():
         session.write_rows(
             sql.SQL(
                 "UPDATE {} SET shape = %(shape)s, layout = %(layout)s, fed = %(fed)s"
                 " WHERE name = %(name)s AND version = %(version)s"
                 " AND (shape, layout, fed) IS DISTINCT FROM (%(shape)s::jsonb, %(layout)s, %(fed)s::jsonb)"
             ).format(table),
-            {"name": name, "version": version, "shape": live.shapes[name, version], **_fed(left)},
+            {"name": name, "version": version, "shape": live.shapes[name, version], **_feed_columns(history)},
         )
 
 
-def _fed(feeds: Feeds) -> dict[str, Any]:
-    return {"layout": feeds.layout, "fed": feeds.fed}
+def _feed_columns(history: FillHistory) -> dict[str, Any]:
+    return {"layout": history.layout_number, "fed": history.columns_json}
 
 
 def _ensure_generation(session: Session, schema: Schema, *, regress: bool) -> None:

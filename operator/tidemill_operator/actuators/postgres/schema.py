@@ -15,24 +15,24 @@ from psycopg import errors, sql
 from tidemill_contract.tables.definition import Table
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import Exists, PipelineSecrets, Reclaim
-from tidemill_operator.actuators.postgres.claims import claim, rivals, take
+from tidemill_operator.actuators.postgres.claims import claim_conflicts, lock_topics, record_claim
 from tidemill_operator.actuators.postgres.expiry import expire
 from tidemill_operator.actuators.postgres.grants import ensure_grants
 from tidemill_operator.actuators.postgres.keys import widen_keys
 from tidemill_operator.actuators.postgres.observation import observe
-from tidemill_operator.actuators.postgres.ownership import Leadership, check_epoch, comment, exclusive
-from tidemill_operator.actuators.postgres.replays import end_replays, switch
-from tidemill_operator.actuators.postgres.roles import drop_roles, end_sessions, ensure_roles, strangers
+from tidemill_operator.actuators.postgres.ownership import Leadership, check_epoch, lock_pipeline, schema_comment
+from tidemill_operator.actuators.postgres.replays import complete_replay, delete_cancelled_replays
+from tidemill_operator.actuators.postgres.roles import drop_roles, end_sessions, ensure_roles, role_conflicts
 from tidemill_operator.actuators.postgres.rows import ensure_rows
-from tidemill_operator.actuators.postgres.session import LockBusy, NoDatabase, Session, connected
+from tidemill_operator.actuators.postgres.session import LockBusy, NoDatabase, Session, open_session
 from tidemill_operator.addresses import PostgresAddress
-from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
+from tidemill_operator.errors import LockNotHeldError, Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.live import LiveSchema, Owner
 from tidemill_operator.plan.model import Schema
-from tidemill_operator.plan.postgres.damage import damaged
+from tidemill_operator.plan.postgres.damage import damage_error
 from tidemill_operator.plan.postgres.sql import add_column, create_index, create_table, rename_column
-from tidemill_operator.plan.refusals import column_changes, foreign
+from tidemill_operator.plan.refusals import column_type_errors, ownership_errors
 
 _DROP_AT_ONCE = 50
 
@@ -49,15 +49,15 @@ class PostgresSchemas:
     ) -> None:
         self._address, self._read_only, self._leadership = address, read_only, leadership
 
-    def exclusive(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
+    def lock(self, schema: str) -> AbstractContextManager[Callable[[], None]]:
         """Lock a pipeline against other operators.
 
-        Yields a function that checks the lock, and raises NotOurTurn if another operator took the lock.
+        Yields a function that checks the lock, and raises LockNotHeldError if another operator took the lock.
 
         Raises:
             TidemillError: Postgres does not answer.
         """
-        return exclusive(self._address, schema, self._leadership)
+        return lock_pipeline(self._address, schema, self._leadership)
 
     def observe(self, schema: str) -> LiveSchema | None:
         """Return the live schema, or None if it does not exist.
@@ -68,7 +68,7 @@ class PostgresSchemas:
         doing = f"looking at schema {schema}"
         try:
             with (
-                connected(self._address, doing, read_only=self._read_only) as session,
+                open_session(self._address, doing, read_only=self._read_only) as session,
                 session.connection.transaction(),
             ):
                 return observe(session, schema)
@@ -82,9 +82,9 @@ class PostgresSchemas:
             TidemillError: Postgres does not answer.
         """
         try:
-            with connected(self._address, f"looking at schema {schema.name}", read_only=self._read_only) as session:
-                disputed = [error for _, error in rivals(session, schema, owner)]
-                return [*disputed, *strangers(session, schema, owner)]
+            with open_session(self._address, f"looking at schema {schema.name}", read_only=self._read_only) as session:
+                claim_errors = [error for _, error in claim_conflicts(session, schema, owner)]
+                return [*claim_errors, *role_conflicts(session, schema, owner)]
         except NoDatabase:
             return []
 
@@ -113,28 +113,30 @@ class PostgresSchemas:
         def act(session: Session) -> Outcome:
             live = observe(session, schema.name)
             if live is not None and not adopt:
-                _refuse(foreign(schema.name, live.owner, owner))
+                _raise_first(ownership_errors(schema.name, live.owner, owner))
             if live is not None:
-                _refuse(error for table in schema.tables for error in column_changes(table, live))
+                _raise_first(error for table in schema.tables for error in column_type_errors(table, live))
             if schema.lost:
-                raise damaged(schema)
-            take(session, schema, owner, gone=_gone(exists) if adopt else None)
+                raise damage_error(schema)
+            lock_topics(session, schema, owner, is_gone=_gone_check(exists) if adopt else None)
             epoch = check_epoch(session, schema.name, self._leadership)
             ensure_roles(session, schema, owner=owner, secrets=secrets, adopt=adopt)
             _ensure_schema(session, schema, live, owner, epoch, self._leadership.epoch if self._leadership else epoch)
             with session.acting_as(schema.owner):
                 _ensure_tables(session, schema, live)
                 widen_keys(session, schema, live)
-                end_replays(session, schema)
+                delete_cancelled_replays(session, schema)
                 _ensure_functions(session, schema)
-                claim(session, schema)
+                record_claim(session, schema)
                 ensure_grants(session, schema)
                 regress = live is None or live.owner != owner
                 ensure_rows(session, schema, live, regress=regress)
-                switch(session, schema)
+                complete_replay(session, schema)
             return outcome.done(Component.SCHEMA, schema.name, changed=session.changed)
 
-        return [self._guarded(schema.name, "making", act, afterwards=lambda session: end_sessions(session, schema))]
+        return [
+            self._run_transaction(schema.name, "making", act, afterwards=lambda session: end_sessions(session, schema))
+        ]
 
     def release(self, schema: Schema, *, owner: Owner, reclaim: Reclaim) -> list[Outcome]:
         """Drop schema and roles if the policy is Delete.
@@ -144,13 +146,13 @@ class PostgresSchemas:
         """
         if reclaim == "Retain":
             return [outcome.skipped(Component.SCHEMA, schema.name, message="kept")]
-        with connected(self._address, f"dropping schema {schema.name}") as session:
+        with open_session(self._address, f"dropping schema {schema.name}") as session:
             live = observe(session, schema.name)
             if live is not None:
-                for error in foreign(schema.name, live.owner, owner):
+                for error in ownership_errors(schema.name, live.owner, owner):
                     return [outcome.failed(Component.SCHEMA, schema.name, error)]
                 check_epoch(session, schema.name, self._leadership)
-                while self._drop_some(session, schema.name):
+                while self._drop_partitions(session, schema.name):
                     pass
 
         def act(session: Session) -> Outcome:
@@ -160,7 +162,7 @@ class PostgresSchemas:
             drop_roles(session, schema)
             return outcome.done(Component.SCHEMA, schema.name, changed=session.changed)
 
-        return [self._guarded(schema.name, "dropping", act)]
+        return [self._run_transaction(schema.name, "dropping", act)]
 
     def expire(self, schema: Schema) -> list[Outcome]:
         """Drop some window partitions and delete some rows that are past their retention.
@@ -168,11 +170,11 @@ class PostgresSchemas:
         Raises:
             TidemillError: Postgres does not answer.
         """
-        with connected(self._address, f"dropping old windows of schema {schema.name}") as session:
+        with open_session(self._address, f"dropping old windows of schema {schema.name}") as session:
             expire(session, schema)
             return [outcome.done(Component.SCHEMA, schema.name, changed=session.changed)]
 
-    def _guarded(
+    def _run_transaction(
         self,
         schema: str,
         doing: str,
@@ -180,7 +182,7 @@ class PostgresSchemas:
         afterwards: Callable[[Session], None] = lambda _: None,
     ) -> Outcome:
         try:
-            with connected(self._address, f"{doing} schema {schema}") as session:
+            with open_session(self._address, f"{doing} schema {schema}") as session:
                 with session.transaction(schema):
                     schema_outcome = act(session)
                 afterwards(session)
@@ -188,11 +190,11 @@ class PostgresSchemas:
         except LockBusy as busy:
             return outcome.waiting(Component.SCHEMA, schema, busy.message)
         except TidemillError as error:
-            if error.reason == Reason.UNREACHABLE or isinstance(error, NotOurTurn):
+            if error.reason == Reason.UNREACHABLE or isinstance(error, LockNotHeldError):
                 raise
             return outcome.failed(Component.SCHEMA, schema, error)
 
-    def _drop_some(self, session: Session, schema: str) -> bool:
+    def _drop_partitions(self, session: Session, schema: str) -> bool:
         """Drop a few partitions, because dropping hundreds at once would exceed the locks of a transaction."""
         rows = session.rows(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -205,11 +207,11 @@ class PostgresSchemas:
         return bool(rows)
 
 
-def _gone(exists: Exists | None) -> Callable[[Owner], bool]:
+def _gone_check(exists: Exists | None) -> Callable[[Owner], bool]:
     return lambda owner: exists is None or not exists(owner.namespace, owner.name)
 
 
-def _refuse(errors: Iterable[TidemillError]) -> None:
+def _raise_first(errors: Iterable[TidemillError]) -> None:
     for error in errors:
         raise error
 
@@ -220,7 +222,7 @@ def _ensure_schema(
     if live is None:
         session.write("CREATE SCHEMA {} AUTHORIZATION {}", schema.name, schema.owner)
     if live is None or live.owner != owner or live_epoch != epoch:
-        session.write("COMMENT ON SCHEMA {} IS {}", schema.name, sql.Literal(comment(owner, epoch)))
+        session.write("COMMENT ON SCHEMA {} IS {}", schema.name, sql.Literal(schema_comment(owner, epoch)))
 
 
 def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) -> None:
@@ -233,7 +235,7 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
     }
     for table in schema.tables:
         if table.name not in live_columns:
-            with _told_of(table, schema):
+            with _translate_table_errors(table, schema):
                 session.write("{}", sql.SQL(create_table(schema.name, table)))
         else:
             for column in table.columns:
@@ -245,17 +247,17 @@ def _ensure_tables(session: Session, schema: Schema, live: LiveSchema | None) ->
 
 
 @contextmanager
-def _told_of(table: Table, schema: Schema) -> Iterator[None]:
+def _translate_table_errors(table: Table, schema: Schema) -> Iterator[None]:
     """Raise a Postgres error about a table as a TidemillError that names the aggregation."""
     try:
         yield
     except errors.InsufficientPrivilege:
         raise
     except psycopg.ProgrammingError as error:
-        whose = next((row.name for row in schema.aggregations if row.table_name == table.name), "")
+        aggregation = next((row.name for row in schema.aggregations if row.table_name == table.name), "")
         raise TidemillError(
             Reason.NOT_SUPPORTED,
-            f"spec.aggregations[{whose}]: Postgres refuses its table {table.name}:"
+            f"spec.aggregations[{aggregation}]: Postgres refuses its table {table.name}:"
             f" {error.diag.message_primary or error}",
             "derive a field with another name from the column that Postgres names; group by the derived field",
         ) from error

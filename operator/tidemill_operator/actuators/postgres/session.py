@@ -10,7 +10,7 @@ import psycopg
 from psycopg import errors, sql
 
 from tidemill_chassis.postgres import KEEPALIVE, MARGIN_SECONDS, BoundedConnection
-from tidemill_contract import trust
+from tidemill_contract import tls
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.errors import Reason, TidemillError
 
@@ -66,7 +66,7 @@ class Session:
 
 
 @contextmanager
-def connected(
+def open_session(
     address: PostgresAddress, doing: str, *, timeout_seconds: float = 10.0, read_only: bool = False
 ) -> Iterator[Session]:
     """Open a session in autocommit mode.
@@ -81,7 +81,7 @@ def connected(
         with _connect(address, timeout_seconds, read_only=read_only) as connection:
             yield Session(connection)
     except psycopg.Error as error:
-        raise _told(error, doing, address) from error
+        raise _to_tidemill_error(error, doing, address) from error
 
 
 def _connect(address: PostgresAddress, timeout_seconds: float, *, read_only: bool) -> BoundedConnection:
@@ -119,13 +119,13 @@ def _open(
     return connection
 
 
-def _told(error: psycopg.Error, doing: str, address: PostgresAddress) -> TidemillError:
+def _to_tidemill_error(error: psycopg.Error, doing: str, address: PostgresAddress) -> TidemillError:
     text = " ".join(str(error).split())
     state = error.sqlstate or ""
     if isinstance(error, errors.LockNotAvailable | errors.DeadlockDetected | errors.SerializationFailure):
         return LockBusy(Reason.WAITING, f"{doing}: a lock was not free within {LOCK_MS / 1000:g} s ({text})")
     if state.startswith(("08", "57P")) or (isinstance(error, psycopg.OperationalError) and not state):
-        remedy = trust.remedy("postgres", text)
+        remedy = tls.certificate_remedy("postgres", text)
         how = "has a certificate that is not trusted" if remedy else "does not answer"
         return TidemillError(Reason.UNREACHABLE, f"{doing}: {address.public_url} {how} ({text})", remedy)
     if state.startswith(("53", "58")):

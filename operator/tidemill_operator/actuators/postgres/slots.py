@@ -19,13 +19,13 @@ def ensure_slots(session: Session, schema: Schema) -> None:
                 " WHERE NOT EXISTS (SELECT FROM {} WHERE topic = %(topic)s AND partition = %(partition)s)"
             ).format(slots, slots),
             {
-                "slot": slot.slot, "topic": slot.topic, "partition": slot.partition, "reading": slot.reading,
+                "slot": slot.number, "topic": slot.topic, "partition": slot.partition, "reading": slot.reading,
                 "added": slot.added,
             },
         )  # fmt: skip
     session.write_rows(
         sql.SQL("UPDATE {} SET reading = NOT reading WHERE reading <> (slot = ANY(%s::integer[]))").format(slots),
-        ([slot.slot for slot in schema.slots if slot.reading],),
+        ([slot.number for slot in schema.slots if slot.reading],),
     )
     _ensure_positions(session, schema)
 

@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from tidemill_operator.actuators.kubernetes.api import SECRET, Api, Conflict, Document
 from tidemill_operator.actuators.kubernetes.secrets import decoded
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.plan.render import marks, objects
+from tidemill_operator.plan.render import object_metadata, objects
 
 log = logging.getLogger(__name__)
 _AUTHORITY_DAYS, _SERVER_DAYS = 3650, 365
@@ -25,7 +25,7 @@ CA, CA_KEY, CERTIFICATE, KEY = "ca.crt", "ca.key", "tls.crt", "tls.key"
 
 
 @dataclass(frozen=True)
-class Pair:
+class KeyPair:
     """A certificate and its key, as PEM."""
 
     certificate: str
@@ -43,8 +43,8 @@ class Certificates:
     """
 
     bundle: str
-    authority: Pair
-    server: Pair
+    authority: KeyPair
+    server: KeyPair
 
     def files(self) -> dict[str, str]:
         """Return the certificates as files of a Secret."""
@@ -88,51 +88,51 @@ class CertificateKeeper:
     def _ensure(self) -> Certificates:
         live = self._api.get(SECRET, self._namespace, self._name)
         current = _read(live) if live else None
-        wanted = renewed(current, hosts=self._hosts, now=self._now())
-        if wanted == current and current is not None:
+        certificates = renew_if_needed(current, hosts=self._hosts, now=self._now())
+        if certificates == current and current is not None:
             return current
-        self._write(live, wanted)
+        self._write(live, certificates)
         log.info("the webhook's certificate was %s", "renewed" if live else "created")
-        return wanted
+        return certificates
 
-    def _write(self, live: Document | None, wanted: Certificates) -> None:
+    def _write(self, live: Document | None, certificates: Certificates) -> None:
         if live is None:
-            labels = {**marks.OURS, marks.COMPONENT: "webhook"}
+            labels = {**object_metadata.MANAGED_LABELS, object_metadata.COMPONENT: "webhook"}
             metadata = {"name": self._name, "namespace": self._namespace, "labels": labels}
-            self._api.create(objects.secret(metadata, wanted.files()))
+            self._api.create(objects.secret(metadata, certificates.files()))
             return
         patch = {
             "metadata": {"resourceVersion": live["metadata"]["resourceVersion"]},
-            "data": objects.secret({}, wanted.files())["data"],
+            "data": objects.secret({}, certificates.files())["data"],
         }
         self._api.merge(SECRET, self._namespace, self._name, patch)
 
 
-def renewed(current: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
+def renew_if_needed(current: Certificates | None, *, hosts: Sequence[str], now: dt.datetime) -> Certificates:
     """Return `current`, or renewed certificates if a certificate expires soon or the hosts have changed."""
-    if current is None or _is_due(current.authority, now):
+    if current is None or _needs_renewal(current.authority, now):
         authority = new_authority(now)
-        before = current.bundle if current else ""
-        return Certificates(authority.certificate + _unexpired(before, now), authority, issue(authority, hosts, now))
-    if _is_due(current.server, now) or _hosts(current.server) != set(hosts):
+        bundle = authority.certificate + _unexpired(current.bundle if current else "", now)
+        return Certificates(bundle, authority, issue(authority, hosts, now))
+    if _needs_renewal(current.server, now) or _hosts(current.server) != set(hosts):
         return Certificates(current.bundle, current.authority, issue(current.authority, hosts, now))
     return current
 
 
-def new_authority(now: dt.datetime) -> Pair:
+def new_authority(now: dt.datetime) -> KeyPair:
     """Create a new certificate authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tidemill-webhook-ca")])
-    built = (
+    builder = (
         _builder(name, name, key, now, days=_AUTHORITY_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(_key_usage(signs=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
-    return _pem(built.sign(key, hashes.SHA256()), key)
+    return _key_pair(builder.sign(key, hashes.SHA256()), key)
 
 
-def issue(authority: Pair, hosts: Sequence[str], now: dt.datetime) -> Pair:
+def issue(authority: KeyPair, hosts: Sequence[str], now: dt.datetime) -> KeyPair:
     """Create a certificate for the server."""
     parent = x509.load_pem_x509_certificate(authority.certificate.encode())
     parent_key = serialization.load_pem_private_key(authority.key.encode(), None)
@@ -141,15 +141,15 @@ def issue(authority: Pair, hosts: Sequence[str], now: dt.datetime) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
     names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
-    built = (
+    builder = (
         _builder(name, parent.subject, key, now, days=_SERVER_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(_key_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(names, critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(parent_key.public_key()), critical=False)
     )
-    return _pem(built.sign(parent_key, hashes.SHA256()), key)
+    return _key_pair(builder.sign(parent_key, hashes.SHA256()), key)
 
 
 def _builder(
@@ -166,7 +166,7 @@ def _builder(
     )
 
 
-def _usage(*, signs: bool) -> x509.KeyUsage:
+def _key_usage(*, signs: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not signs,
         key_cert_sign=signs,
@@ -180,11 +180,11 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
     )
 
 
-def _pem(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
+def _key_pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return Pair(certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode())
+    return KeyPair(certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode())
 
 
 def _read(live: Document) -> Certificates | None:
@@ -192,7 +192,7 @@ def _read(live: Document) -> Certificates | None:
         files = decoded(live)
         authorities = x509.load_pem_x509_certificates(files[CA].encode())
         first = authorities[0].public_bytes(serialization.Encoding.PEM).decode()
-        certificates = Certificates(files[CA], Pair(first, files[CA_KEY]), Pair(files[CERTIFICATE], files[KEY]))
+        certificates = Certificates(files[CA], KeyPair(first, files[CA_KEY]), KeyPair(files[CERTIFICATE], files[KEY]))
         for pair in (certificates.authority, certificates.server):
             certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
             private = serialization.load_pem_private_key(pair.key.encode(), None)
@@ -210,13 +210,13 @@ def _read(live: Document) -> Certificates | None:
     return certificates
 
 
-def _is_due(pair: Pair, now: dt.datetime) -> bool:
+def _needs_renewal(pair: KeyPair, now: dt.datetime) -> bool:
     certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return now >= end - (end - begin) / 3 or now < begin
 
 
-def _hosts(pair: Pair) -> set[str]:
+def _hosts(pair: KeyPair) -> set[str]:
     certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return set(names.get_values_for_type(x509.DNSName))
@@ -225,5 +225,5 @@ def _hosts(pair: Pair) -> set[str]:
 def _unexpired(bundle: str, now: dt.datetime) -> str:
     """Return the authorities of a bundle that have not expired."""
     authorities = x509.load_pem_x509_certificates(bundle.encode()) if bundle else []
-    kept = [authority for authority in authorities if authority.not_valid_after_utc > now]
-    return "".join(authority.public_bytes(serialization.Encoding.PEM).decode() for authority in kept)
+    valid = [authority for authority in authorities if authority.not_valid_after_utc > now]
+    return "".join(authority.public_bytes(serialization.Encoding.PEM).decode() for authority in valid)

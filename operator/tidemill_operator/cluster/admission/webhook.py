@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tidemill_contract.resource.validate import Limits, check
+from tidemill_contract.resource.validate import TopicLimits, check_document
 from tidemill_operator.actuators.kubernetes.api import WEBHOOKS, Api, Kind
 from tidemill_operator.cluster.admission.certificates import CertificateKeeper, Certificates
 from tidemill_operator.errors import TidemillError
@@ -31,7 +31,7 @@ _REFRESH_SECONDS = 60.0
 _RETRY_SECONDS = 2.0
 
 
-def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+def review(request: Mapping[str, Any], limits: TopicLimits) -> dict[str, Any]:
     """Return the response to an admission request."""
     document, before = request.get("object") or {}, request.get("oldObject") or {}
     response: dict[str, Any] = {"uid": request["uid"], "allowed": True}
@@ -39,10 +39,10 @@ def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     # Allow changes outside the spec, such as new labels, without a check. A newer rule may refuse the unchanged spec.
     if metadata.get("deletionTimestamp") or (before and before.get("spec") == document.get("spec")):
         return response
-    named = {**metadata, "namespace": metadata.get("namespace") or request.get("namespace") or "default"}
-    if not named.get("name"):
-        named["name"] = "generated"  # with generateName, the API server sets the name after this check
-    _, faults = check({**document, "metadata": named, "status": None}, limits)
+    named_metadata = {**metadata, "namespace": metadata.get("namespace") or request.get("namespace") or "default"}
+    if not named_metadata.get("name"):
+        named_metadata["name"] = "generated"  # with generateName, the API server sets the name after this check
+    _, faults = check_document({**document, "metadata": named_metadata, "status": None}, limits)
     if faults:
         text = "\n".join(str(fault) for fault in faults)
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
@@ -54,7 +54,9 @@ def review(request: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
 class Webhook:
     """The webhook's server and its certificate."""
 
-    def __init__(self, api: Api, keeper: CertificateKeeper, *, port: int, configuration: str, limits: Limits) -> None:
+    def __init__(
+        self, api: Api, keeper: CertificateKeeper, *, port: int, configuration: str, limits: TopicLimits
+    ) -> None:
         self._api, self._keeper, self._configuration = api, keeper, configuration
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -63,7 +65,7 @@ class Webhook:
         self._server = _Server(("0.0.0.0", port), handler, self._context)  # noqa: S104 - a pod's own address
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._keep, name="webhook-certificate", daemon=True),
+            threading.Thread(target=self._renew_certificate, name="webhook-certificate", daemon=True),
             threading.Thread(target=self._serve, name="webhook", daemon=True),
         ]
         self._serving = threading.Event()
@@ -108,17 +110,17 @@ class Webhook:
         if live is None:
             log.warning("%s %s does not exist", kind.kind, self._configuration)
             return
-        wanted = [{**hook, "clientConfig": {**hook["clientConfig"], "caBundle": bundle}} for hook in live["webhooks"]]
-        if wanted != live["webhooks"]:
-            self._api.replace({**live, "webhooks": wanted})
+        updated = [{**hook, "clientConfig": {**hook["clientConfig"], "caBundle": bundle}} for hook in live["webhooks"]]
+        if updated != live["webhooks"]:
+            self._api.replace({**live, "webhooks": updated})
             log.info("the webhook's authority was published in %s %s", kind.kind, self._configuration)
 
-    def _keep(self) -> None:
+    def _renew_certificate(self) -> None:
         while not self._stopping.is_set():
             try:
                 certificates = self._keeper.ensure()
                 if certificates != self._certificates:
-                    load(self._context, certificates)
+                    load_certificate(self._context, certificates)
                     self._certificates = certificates
                     self._serving.set()
             except TidemillError as error:
@@ -134,7 +136,7 @@ class Webhook:
                 return
 
 
-def load(context: ssl.SSLContext, certificates: Certificates) -> None:
+def load_certificate(context: ssl.SSLContext, certificates: Certificates) -> None:
     """Make `context` use the server certificate for new TLS connections."""
     with tempfile.TemporaryDirectory(prefix="tidemill-webhook-") as folder:  # only the owner can read `folder`
         path = Path(folder) / "pair.pem"
@@ -157,12 +159,12 @@ class _Server(ThreadingHTTPServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         request.settimeout(_CLIENT_SECONDS)
         try:
-            secured = self._context.wrap_socket(request, server_side=True)
+            tls_socket = self._context.wrap_socket(request, server_side=True)
         except (OSError, ssl.SSLError) as error:
             log.debug("a TLS handshake failed: %s", error)
             self.shutdown_request(request)
             return
-        super().process_request_thread(secured, client_address)
+        super().process_request_thread(tls_socket, client_address)
 
     def shutdown_request(self, request: Any) -> None:
         with contextlib.suppress(OSError):
@@ -174,7 +176,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    limits: ClassVar[Limits]
+    limits: ClassVar[TopicLimits]
     timeout = _CLIENT_SECONDS
     server_version, sys_version = "tidemill", ""
 
@@ -194,8 +196,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not length.isdigit() or int(length) > _MAX_BYTES:
             return 413, {"detail": f"send a body of at most {_MAX_BYTES} bytes, with its length"}
         try:
-            asked = json.loads(self.rfile.read(int(length)))
-            response = review(asked["request"], self.limits)
+            admission_review = json.loads(self.rfile.read(int(length)))
+            response = review(admission_review["request"], self.limits)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return 400, {"detail": f"not an AdmissionReview: {type(error).__name__}"}
         return 200, {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}

@@ -1,4 +1,4 @@
-"""Stands in for a missing operator: deletes topics and schemas of pipelines that are being deleted."""
+"""Replaces a missing operator: deletes topics and schemas of pipelines that are being deleted."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 
 from tidemill_operator.actuators.kubernetes.api import PIPELINE, Api, Conflict, Document
 from tidemill_operator.actuators.kubernetes.runtime import NamespaceLocks
-from tidemill_operator.cluster.events import Recorder
+from tidemill_operator.cluster.context import PassContext
+from tidemill_operator.cluster.event_recorder import EventRecorder
 from tidemill_operator.cluster.leader import Elector
-from tidemill_operator.cluster.removal.finalizing import Finalizing, held, is_paused
-from tidemill_operator.cluster.world import World
+from tidemill_operator.cluster.removal.finalizer import Finalizer, has_finalizer, is_paused
 from tidemill_operator.cluster_settings import ClusterSettings
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.keys import Key
@@ -26,19 +26,19 @@ _WORK_SECONDS = 240.0
 _PAUSE_SECONDS = 2.0
 
 
-def waiting(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
+def pipelines_to_finalize(api: Api, namespaces: tuple[str, ...]) -> list[Document]:
     """Return the pipelines that are being deleted and have the finalizer, except paused pipelines.
 
     Raises:
         TidemillError: the API refuses or does not answer.
     """
     pipelines = [item for namespace in namespaces or (None,) for item in api.list(PIPELINE, namespace)]
-    leaving = [item for item in pipelines if item["metadata"].get("deletionTimestamp") and held(item)]
-    return [item for item in leaving if not is_paused(item)]
+    being_deleted = [item for item in pipelines if item["metadata"].get("deletionTimestamp") and has_finalizer(item)]
+    return [item for item in being_deleted if not is_paused(item)]
 
 
 def reclaim(
-    find: Callable[[], list[Document]], let_go: Callable[[Document], object], *, seconds: float = _WORK_SECONDS
+    find: Callable[[], list[Document]], finalize: Callable[[Document], object], *, seconds: float = _WORK_SECONDS
 ) -> list[str]:
     """Try for up to `seconds` to delete the data of the pipelines that `find` returns.
 
@@ -49,11 +49,11 @@ def reclaim(
         TidemillError: the pipelines cannot be listed.
     """
     deadline = time.monotonic() + seconds
-    while left := find():
-        for document in left:
+    while remaining := find():
+        for document in remaining:
             key = Key.of(document["metadata"])
             try:
-                let_go(document)
+                finalize(document)
             except Conflict as error:
                 log.info("%s: %s; again", key, error)
             except TidemillError as error:
@@ -61,7 +61,7 @@ def reclaim(
         if time.monotonic() > deadline:
             break
         time.sleep(_PAUSE_SECONDS)
-    return [str(Key.of(item["metadata"])) for item in left]
+    return [str(Key.of(item["metadata"])) for item in remaining]
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
@@ -74,15 +74,15 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     try:
         platform = Platform.from_env({**environ, "TIDEMILL_RUNTIME": "kubernetes"})
         settings = ClusterSettings.from_env(platform, environ)
-        return _stand_in(platform, settings)
+        return _reclaim_as_leader(platform, settings)
     except (TidemillError, ValueError, OSError) as error:
         log.error("%s", error)
         return 1
 
 
-def _stand_in(platform: Platform, settings: ClusterSettings) -> int:
+def _reclaim_as_leader(platform: Platform, settings: ClusterSettings) -> int:
     api = Api()
-    if not waiting(api, settings.namespaces):
+    if not pipelines_to_finalize(api, settings.namespaces):
         return 0
     elector = Elector.of(settings)
     elector.start()
@@ -90,14 +90,14 @@ def _stand_in(platform: Platform, settings: ClusterSettings) -> int:
         if not elector.wait(_ELECTION_SECONDS):
             log.info("an operator is running")
             return 0
-        world = World.of(platform, settings, api=api, elector=elector)
-        finalizing = Finalizing(world, Recorder(api, settings.pod_name), NamespaceLocks())
-        left = reclaim(lambda: waiting(api, settings.namespaces), finalizing.let_go)
+        context = PassContext.of(platform, settings, api=api, elector=elector)
+        finalizer = Finalizer(context, EventRecorder(api, settings.pod_name), NamespaceLocks())
+        remaining = reclaim(lambda: pipelines_to_finalize(api, settings.namespaces), finalizer.finalize)
     finally:
         elector.stop()
-    if left:
-        log.error("still waiting: %s", ", ".join(left))
-    return 1 if left else 0
+    if remaining:
+        log.error("still waiting: %s", ", ".join(remaining))
+    return 1 if remaining else 0
 
 
 if __name__ == "__main__":

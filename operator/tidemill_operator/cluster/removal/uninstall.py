@@ -21,13 +21,13 @@ from tidemill_operator.actuators.kubernetes.api import (
     Conflict,
     NotFound,
 )
-from tidemill_operator.cluster.duties import CANARY
+from tidemill_operator.cluster.leader_tasks import CANARY
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.settings import listed
+from tidemill_operator.settings import read_list
 
 log = logging.getLogger("tidemill_operator.cluster.removal.uninstall")
 
-FINALIZERS = "tidemill.dev/"
+FINALIZER_PREFIX = "tidemill.dev/"
 _END_SECONDS = 90.0
 _PAUSE_SECONDS = 1.0
 _ATTEMPTS = 5
@@ -51,46 +51,50 @@ class Installation:
         Raises:
             ValueError: TIDEMILL_OPERATOR_NAMESPACE or TIDEMILL_OPERATOR_DEPLOYMENT is missing.
         """
-        needed = {name: environ.get(f"TIDEMILL_OPERATOR_{name}", "") for name in ("NAMESPACE", "DEPLOYMENT")}
-        for name, value in needed.items():
+        required = {name: environ.get(f"TIDEMILL_OPERATOR_{name}", "") for name in ("NAMESPACE", "DEPLOYMENT")}
+        for name, value in required.items():
             if not value:
                 raise ValueError(f"TIDEMILL_OPERATOR_{name}: is not set; it names the installation to remove")
         return cls(
-            namespace=needed["NAMESPACE"],
-            deployment=needed["DEPLOYMENT"],
+            namespace=required["NAMESPACE"],
+            deployment=required["DEPLOYMENT"],
             webhook=environ.get("TIDEMILL_WEBHOOK_CONFIGURATION", ""),
-            namespaces=listed(environ, "TIDEMILL_WATCH_NAMESPACES"),
+            namespaces=read_list(environ, "TIDEMILL_WATCH_NAMESPACES"),
             lease=environ.get("TIDEMILL_LEASE_NAME", ""),
             secret=environ.get("TIDEMILL_WEBHOOK_SECRET", ""),
         )
 
 
 def uninstall(api: Api, installation: Installation, *, end_seconds: float = _END_SECONDS) -> list[str]:
-    """Remove an installation, and return the pipelines that lost a finalizer, as `namespace/name`.
+    """Remove an installation, and return the pipelines whose finalizer was removed, as `namespace/name`.
 
     Raises:
         TidemillError: the API refuses or does not answer, or pods do not end.
     """
     stop_operator(api, installation, seconds=end_seconds)
     freed = [
-        pipeline for namespace in installation.namespaces or (None,) for pipeline in free_pipelines(api, namespace)
+        pipeline for namespace in installation.namespaces or (None,) for pipeline in remove_finalizers(api, namespace)
     ]
     for kind in WEBHOOKS if installation.webhook else ():
         if api.delete(kind, None, installation.webhook):
             log.info("%s %s is removed", kind.kind, installation.webhook)
-    remove_own(api, installation)
+    remove_operator_objects(api, installation)
     return freed
 
 
-def remove_own(api: Api, installation: Installation) -> None:
+def remove_operator_objects(api: Api, installation: Installation) -> None:
     """Remove the objects that the operator created for itself.
 
     Raises:
         TidemillError: the API refuses or does not answer.
     """
     home, watched = installation.namespace, installation.namespaces
-    canaries = watched[0] if watched and home not in watched else home
-    own = [(LEASE, home, installation.lease), (SECRET, home, installation.secret), (CONFIG_MAP, canaries, CANARY)]
+    canary_namespace = watched[0] if watched and home not in watched else home
+    own = [
+        (LEASE, home, installation.lease),
+        (SECRET, home, installation.secret),
+        (CONFIG_MAP, canary_namespace, CANARY),
+    ]
     for kind, namespace, name in own:
         if name and api.delete(kind, namespace, name):
             log.info("%s %s/%s is removed", kind.kind, namespace, name)
@@ -121,7 +125,7 @@ def stop_operator(api: Api, installation: Installation, *, seconds: float) -> No
     log.info("operator %s/%s has ended", installation.namespace, installation.deployment)
 
 
-def free_pipelines(api: Api, namespace: str | None) -> list[str]:
+def remove_finalizers(api: Api, namespace: str | None) -> list[str]:
     """Remove the operator's finalizers from the pipelines of a namespace, or of all namespaces (None).
 
     Raises:
@@ -131,25 +135,24 @@ def free_pipelines(api: Api, namespace: str | None) -> list[str]:
         pipelines = api.list(PIPELINE, namespace, metadata_only=True)
     except NotFound:
         return []  # the CRD was deleted, so all pipelines are gone
-    freed = []
+    changed = []
     for pipeline in pipelines:
         metadata = pipeline["metadata"]
-        if any(name.startswith(FINALIZERS) for name in metadata.get("finalizers", ())):
-            _free(api, metadata["namespace"], metadata["name"])
-            freed.append(f"{metadata['namespace']}/{metadata['name']}")
-            kept = "; its topics and schema are kept" if metadata.get("deletionTimestamp") else ""
-            log.info("pipeline %s: the finalizer is removed%s", freed[-1], kept)
-    return freed
+        if any(name.startswith(FINALIZER_PREFIX) for name in metadata.get("finalizers", ())):
+            _remove_pipeline_finalizers(api, metadata["namespace"], metadata["name"])
+            changed.append(f"{metadata['namespace']}/{metadata['name']}")
+            note = "; its topics and schema are kept" if metadata.get("deletionTimestamp") else ""
+            log.info("pipeline %s: the finalizer is removed%s", changed[-1], note)
+    return changed
 
 
-def _free(api: Api, namespace: str, name: str) -> None:
+def _remove_pipeline_finalizers(api: Api, namespace: str, name: str) -> None:
     for attempt in range(_ATTEMPTS):
         live = api.get(PIPELINE, namespace, name)
         if live is None:
             return
-        others = [
-            finalizer for finalizer in live["metadata"].get("finalizers", ()) if not finalizer.startswith(FINALIZERS)
-        ]
+        finalizers = live["metadata"].get("finalizers", ())
+        others = [finalizer for finalizer in finalizers if not finalizer.startswith(FINALIZER_PREFIX)]
         version = live["metadata"]["resourceVersion"]
         try:
             api.merge(

@@ -13,7 +13,7 @@ from tidemill_operator.laptop.servers.connect_jars import find_connect_jars
 from tidemill_operator.laptop.servers.kafka_jars import find_java
 from tidemill_operator.laptop.servers.server import Progress, Server
 from tidemill_operator.plan.connect.workers import NAME as GROUP
-from tidemill_operator.plan.connect.workers import WARNINGS_TO_CONSOLE, stored
+from tidemill_operator.plan.connect.workers import WARNINGS_TO_CONSOLE, common_properties
 from tidemill_operator.processes.child import Command
 from tidemill_operator.processes.files import write_atomic
 from tidemill_operator.processes.ports import Ports, is_free
@@ -52,10 +52,10 @@ def connect_worker(
     secrets_folder(data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     java, jars = find_java(environ), find_connect_jars(environ, on_progress)
     port = ports.get(NAME)
-    own = [path.strip() for path in environ.get("TIDEMILL_CONNECT_PLUGINS", "").split(",") if path.strip()]
+    user_plugins = [path.strip() for path in environ.get("TIDEMILL_CONNECT_PLUGINS", "").split(",") if path.strip()]
     # Log only warnings, because Connect would log connector configs at level INFO.
     write_atomic(folder / "log4j2.properties", WARNINGS_TO_CONSOLE)
-    properties = _properties(data_dir, port, brokers, [*map(str, plugins), *own], scan=bool(own))
+    properties = _properties(data_dir, port, brokers, [*map(str, plugins), *user_plugins], scan=bool(user_plugins))
     write_atomic(folder / "worker.properties", "".join(f"{key}={value}\n" for key, value in properties.items()))
     logging = f"-Dlog4j2.configurationFile=file:{folder / 'log4j2.properties'}"
     program = [java, *_JVM, logging, "-cp", f"{jars}/*", "org.apache.kafka.connect.cli.ConnectDistributed"]
@@ -71,7 +71,7 @@ def connect_worker(
 
 def _properties(data_dir: Path, port: int, brokers: str, plugins: Iterable[str], *, scan: bool) -> dict[str, str]:
     return {
-        **stored(GROUP, brokers=brokers, replicas=1, partitions={"offset": 4, "status": 1}),
+        **common_properties(GROUP, brokers=brokers, replicas=1, partitions={"offset": 4, "status": 1}),
         "listeners": f"http://127.0.0.1:{port}",
         "plugin.path": ",".join(plugins),
         # Scan only if a plugin may lack a service manifest, because scanning takes seconds.

@@ -17,7 +17,7 @@ from tidemill_operator.laptop.servers.kafka_jars import (
     FETCH_SECONDS,
     KAFKA_VERSION,
     cache_folder,
-    fetched,
+    ensure_jars,
     run_maven,
 )
 from tidemill_operator.laptop.servers.server import Progress
@@ -35,7 +35,7 @@ class Plugin:
     artifact: str
     file: str
     sha256: str
-    says: str
+    description: str
 
     @property
     def folder(self) -> str:
@@ -72,7 +72,7 @@ def find_connect_jars(environ: Mapping[str, str], on_progress: Progress | None =
         return libs
     what = f"Kafka Connect {KAFKA_VERSION} from Maven Central (once, about 40 MB)"
     folder = cache_folder(environ) / f"connect-{KAFKA_VERSION}"
-    return fetched(folder, _POM, what=what, environ=environ, on_progress=on_progress)
+    return ensure_jars(folder, _POM, what=what, environ=environ, on_progress=on_progress)
 
 
 def find_plugins(classes: Iterable[str], environ: Mapping[str, str], on_progress: Progress | None = None) -> list[Path]:
@@ -81,8 +81,8 @@ def find_plugins(classes: Iterable[str], environ: Mapping[str, str], on_progress
     Raises:
         ServerError: a plugin cannot be downloaded, or is not the expected file.
     """
-    wanted = {PLUGINS[name].folder: PLUGINS[name] for name in classes if name in PLUGINS}
-    return [_plugin(plugin, environ, on_progress) for _, plugin in sorted(wanted.items())]
+    plugins = {PLUGINS[name].folder: PLUGINS[name] for name in classes if name in PLUGINS}
+    return [_plugin(plugin, environ, on_progress) for _, plugin in sorted(plugins.items())]
 
 
 def _plugin(plugin: Plugin, environ: Mapping[str, str], on_progress: Progress | None) -> Path:
@@ -97,7 +97,7 @@ def _plugin(plugin: Plugin, environ: Mapping[str, str], on_progress: Progress | 
 
 def _fetch(plugin: Plugin, folder: Path, environ: Mapping[str, str], on_progress: Progress | None) -> None:
     if on_progress:
-        on_progress(f"fetching {plugin.says}")
+        on_progress(f"fetching {plugin.description}")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

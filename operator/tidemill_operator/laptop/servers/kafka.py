@@ -51,23 +51,21 @@ def kafka_brokers(
     home = data_dir / "kafka"
     home.mkdir(parents=True, exist_ok=True)
     java, jars = find_java(environ), find_jars(environ, on_progress)
-    cluster = _cluster(home, count)
+    cluster_id = _cluster_id(home, count)
     names = ["kafka" if node == 1 else f"kafka-{node}" for node in range(1, count + 1)]
-    clients = [ports.get(name) for name in names]
-    controllers = [ports.get(f"{name}-controller") for name in names]
-    voters = ",".join(f"{node}@127.0.0.1:{port}" for node, port in enumerate(controllers, 1))
-    bootstrap = ",".join(f"127.0.0.1:{port}" for port in clients)
+    client_ports = [ports.get(name) for name in names]
+    controller_ports = [ports.get(f"{name}-controller") for name in names]
+    voters = ",".join(f"{node}@127.0.0.1:{port}" for node, port in enumerate(controller_ports, 1))
+    bootstrap = ",".join(f"127.0.0.1:{port}" for port in client_ports)
     servers = []
-    for node, name in enumerate(names, 1):
+    for node, (name, port, controller) in enumerate(zip(names, client_ports, controller_ports, strict=True), 1):
         folder = home / str(node)
-        properties = _properties(
-            node, folder / "data", voters, client=clients[node - 1], controller=controllers[node - 1], count=count
-        )
+        properties = _properties(node, folder / "data", voters, client=port, controller=controller, count=count)
         if advertised:
             properties["advertised.listeners"] = f"PLAINTEXT://127.0.0.1:{advertised[node - 1]}"
         _configure(folder, properties)
         java_command = _java_command(java, jars, folder, count)
-        _format(java_command, folder, cluster)
+        _format(java_command, folder, cluster_id)
         command = Command(
             name,
             [*java_command, "kafka.Kafka", str(folder / "server.properties")],
@@ -77,21 +75,21 @@ def kafka_brokers(
         servers.append(
             Server(
                 command,
-                port=clients[node - 1],
+                port=port,
                 data_dir=data_dir,
-                ready=partial(_answers, clients[node - 1], bootstrap, count),
+                ready=partial(_answers, port, bootstrap, count),
                 on_progress=on_progress,
             )
         )
     return servers
 
 
-def _cluster(home: Path, count: int) -> str:
+def _cluster_id(home: Path, count: int) -> str:
     path = home / "cluster.json"
     if not path.exists():
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         # StorageTool would read an id that begins with a hyphen as an option.
-        write_atomic(path, json.dumps({"id": "A" + cluster[1:], "brokers": count}))
+        write_atomic(path, json.dumps({"id": "A" + cluster_id[1:], "brokers": count}))
     record = json.loads(read_text(path))
     if record["brokers"] != count:
         raise ServerError(
@@ -147,10 +145,10 @@ def _java_command(java: str, jars: Path, folder: Path, count: int) -> list[str]:
     return [java, *heap, *_JVM, logging, "-cp", f"{jars}/*"]
 
 
-def _format(java_command: list[str], folder: Path, cluster: str) -> None:
+def _format(java_command: list[str], folder: Path, cluster_id: str) -> None:
     data = folder / "data"
-    done = folder / "formatted"
-    if done.exists():
+    marker = folder / "formatted"
+    if marker.exists():
         return
     # If the file `formatted` is missing, formatting was not completed, so the data can be deleted.
     shutil.rmtree(data, ignore_errors=True)
@@ -159,14 +157,14 @@ def _format(java_command: list[str], folder: Path, cluster: str) -> None:
         "kafka.tools.StorageTool",
         "format",
         "-t",
-        cluster,
+        cluster_id,
         "-c",
         str(folder / "server.properties"),
     ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=_FORMAT_SECONDS, check=False)
     if result.returncode != 0:
         raise ServerError(f"formatting Kafka's storage in {data} failed:\n{(result.stdout + result.stderr)[-2000:]}")
-    write_atomic(done, cluster)
+    write_atomic(marker, cluster_id)
 
 
 def _answers(port: int, bootstrap: str, count: int) -> bool:

@@ -54,7 +54,7 @@ def find_jars(environ: Mapping[str, str] = os.environ, on_progress: Progress | N
         return libs
     libs = cache_folder(environ) / f"kafka-{KAFKA_VERSION}"
     what = f"Kafka {KAFKA_VERSION} from Maven Central (once, about 45 MB)"
-    return fetched(libs, _POM, what=what, environ=environ, on_progress=on_progress)
+    return ensure_jars(libs, _POM, what=what, environ=environ, on_progress=on_progress)
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
@@ -62,7 +62,7 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidemill"
 
 
-def fetched(libs: Path, pom: Path, *, what: str, environ: Mapping[str, str], on_progress: Progress | None) -> Path:
+def ensure_jars(libs: Path, pom: Path, *, what: str, environ: Mapping[str, str], on_progress: Progress | None) -> Path:
     """Return the cached folder `libs`. If the folder is missing, download the jars first.
 
     Raises:
@@ -101,7 +101,7 @@ def run_maven(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
             "or set KAFKA_HOME or TIDEMILL_KAFKA_BROKERS"
         )
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [maven, "-B", "-q", *arguments],
             capture_output=True,
             text=True,
@@ -113,7 +113,6 @@ def run_maven(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
         raise ServerError(
             f"Maven did not fetch Kafka's jars within {FETCH_SECONDS:.0f} s: check the repository"
         ) from None
-    if done.returncode != 0:
-        raise ServerError(
-            f"fetching Kafka's jars failed (is the Maven repository reachable?):\n{(done.stdout + done.stderr)[-2000:]}"
-        )
+    if result.returncode != 0:
+        output = (result.stdout + result.stderr)[-2000:]
+        raise ServerError(f"fetching Kafka's jars failed (is the Maven repository reachable?):\n{output}")

@@ -64,11 +64,11 @@ def postgres_server(
     user = server_user()
     home = _home(data_dir, user)
     port = ports.get("postgres")
-    address = administrator(data_dir, port)
+    address = admin_address(data_dir, port)
     _initialise(programs, home, address.password, user=user)
-    chosen = {**_SETTINGS, "port": str(port), **({} if durable else _NOT_DURABLE), **(settings or {})}
+    all_settings = {**_SETTINGS, "port": str(port), **({} if durable else _NOT_DURABLE), **(settings or {})}
     arguments = [str(programs / "postgres"), "-D", str(home / "data")]
-    arguments += [part for key, value in chosen.items() for part in ("-c", f"{key}={value}")]
+    arguments += [part for key, value in all_settings.items() for part in ("-c", f"{key}={value}")]
     command = Command(
         "postgres",
         arguments,
@@ -79,11 +79,13 @@ def postgres_server(
         stop_signal=signal.SIGINT,
         grace_seconds=20.0,
     )
-    server = Server(command, port=port, data_dir=data_dir, ready=lambda: _serves(address), on_progress=on_progress)
+    server = Server(
+        command, port=port, data_dir=data_dir, ready=lambda: _ensure_database(address), on_progress=on_progress
+    )
     return server, address
 
 
-def administrator(data_dir: Path, port: int) -> PostgresAddress:
+def admin_address(data_dir: Path, port: int) -> PostgresAddress:
     """Return the address and the administrator's login for the server in a data folder."""
     return PostgresAddress("127.0.0.1", port, _DATABASE, _ADMIN, _password(data_dir / "postgres-admin.password"))
 
@@ -99,10 +101,10 @@ def remove_data(data_dir: Path) -> None:
 
 def answers(address: PostgresAddress) -> bool:
     """Return whether the database accepts the login."""
-    return not trouble(address)
+    return not connection_error(address)
 
 
-def trouble(address: PostgresAddress) -> str:
+def connection_error(address: PostgresAddress) -> str:
     """Return why the database does not accept the login, or an empty text if it does."""
     try:
         with psycopg.connect(address.url, connect_timeout=2):
@@ -111,7 +113,7 @@ def trouble(address: PostgresAddress) -> str:
         return " ".join(str(error).split()) or type(error).__name__
 
 
-def _serves(address: PostgresAddress) -> bool:
+def _ensure_database(address: PostgresAddress) -> bool:
     """Return whether the server answers, and create the database if it does not exist yet."""
     if answers(address):
         return True
@@ -183,8 +185,8 @@ def _home(data_dir: Path, user: str | None) -> Path:
 
 def _may_enter(folder: Path, user: str) -> bool:
     entry = pwd.getpwnam(user)
-    for step in (folder, *folder.parents):
-        status = step.stat()
+    for ancestor in (folder, *folder.parents):
+        status = ancestor.stat()
         shift = 6 if status.st_uid == entry.pw_uid else 3 if status.st_gid == entry.pw_gid else 0
         if not status.st_mode >> shift & 1:
             return False
@@ -209,10 +211,10 @@ def _initialise(programs: Path, home: Path, password: str, *, user: str | None) 
     command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"]
     group = pwd.getpwnam(user).pw_gid if user else None
     extra: list[str] | None = [] if user else None
-    done = subprocess.run(
+    result = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=home, user=user, group=group, extra_groups=extra
     )
     password_file.unlink()
-    if done.returncode != 0:
-        raise ServerError(f"initdb in {data} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    if result.returncode != 0:
+        raise ServerError(f"initdb in {data} failed:\n{(result.stdout + result.stderr)[-2000:]}")
     partial.rename(data)

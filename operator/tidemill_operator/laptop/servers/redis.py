@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from tidemill_contract import trust
+from tidemill_contract import tls
 from tidemill_operator.laptop.servers.errors import ServerError
 from tidemill_operator.laptop.servers.server import Progress, Server
 from tidemill_operator.processes.child import Command
@@ -54,16 +54,16 @@ def redis_server(
 
 def answers(url: str) -> bool:
     """Return whether a Redis answers at the URL."""
-    return not trouble(url)
+    return not connection_error(url)
 
 
-def trouble(url: str, ca: str = "") -> str:
+def connection_error(url: str, ca: str = "") -> str:
     """Return why no Redis answers at the URL, or an empty text if Redis answers.
 
     Raises:
         ValueError: a file of certificate authorities is given, but the URL does not use TLS.
     """
-    options = trust.redis_options(url, ca)
+    options = tls.redis_options(url, ca)
     client = redis.Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0, **options)
     try:
         client.ping()

@@ -70,15 +70,15 @@ class Server:
         Raises:
             ServerError: the server ended, or did not answer in time.
         """
-        began = time.monotonic()
+        started_at = time.monotonic()
         while not (self._ready() and self._has_port()):
             if not self._child.running:
                 raise self._failure(f"ended at once (exit status {self._child.exit_code})")
-            if time.monotonic() - began > self._ready_seconds:
+            if time.monotonic() - started_at > self._ready_seconds:
                 raise self._failure(f"did not answer within {self._ready_seconds:.0f} s")
             time.sleep(_POLL_SECONDS)
         if self._on_progress:
-            self._on_progress(f"{self.name} is ready on 127.0.0.1:{self.port} ({time.monotonic() - began:.1f} s)")
+            self._on_progress(f"{self.name} is ready on 127.0.0.1:{self.port} ({time.monotonic() - started_at:.1f} s)")
 
     def _has_port(self) -> bool:
         """Return whether this server, and no other process, listens on the port."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tidemill_contract import trust
+from tidemill_contract import tls
 from tidemill_operator.addresses import PostgresAddress
 from tidemill_operator.laptop.servers import connect as _connect
 from tidemill_operator.laptop.servers import kafka as _kafka
@@ -41,7 +41,7 @@ class Servers:
     redis_ca: str = ""
     handles: dict[str, Server] = field(default_factory=dict)
 
-    def take_connect(self, server: Server | None) -> None:
+    def set_connect(self, server: Server | None) -> None:
         """Add the Kafka Connect worker to `handles`, or remove it if `server` is None."""
         # a new dict, because other threads may read the old dict
         others = {name: handle for name, handle in self.handles.items() if name != _connect.NAME}
@@ -86,33 +86,33 @@ def start_servers(
     for name in needs:
         for pid_file in (data_dir / "run").glob(f"{name}*.pid"):
             end_leftover(pid_file)
-    start = _Start(data_dir, environ, Ports(data_dir / "ports.json", reserved=reserved), on_progress)
-    given = start.servers
+    starter = _ServerStarter(data_dir, environ, Ports(data_dir / "ports.json", reserved=reserved), on_progress)
+    servers = starter.servers
     jobs: list[Callable[[], None]] = []
     if "kafka" in needs:
-        given.kafka = environ.get("TIDEMILL_KAFKA_BROKERS", "")
-        jobs += [] if given.kafka else [partial(start.kafka, brokers)]
+        servers.kafka = environ.get("TIDEMILL_KAFKA_BROKERS", "")
+        jobs += [] if servers.kafka else [partial(starter.kafka, brokers)]
     if "postgres" in needs:
         address = PostgresAddress.from_env(environ)
-        given.postgres = address or given.postgres
-        jobs += [] if address else [partial(start.postgres, durable=durable)]
+        servers.postgres = address or servers.postgres
+        jobs += [] if address else [partial(starter.postgres, durable=durable)]
     if "redis" in needs:
-        given.redis = environ.get("TIDEMILL_REDIS_URL", "")
-        given.redis_ca = (
-            trust.authority("TIDEMILL_REDIS_CA", environ.get("TIDEMILL_REDIS_CA", "")) if given.redis else ""
+        servers.redis = environ.get("TIDEMILL_REDIS_URL", "")
+        servers.redis_ca = (
+            tls.ca_path("TIDEMILL_REDIS_CA", environ.get("TIDEMILL_REDIS_CA", "")) if servers.redis else ""
         )
-        jobs += [] if given.redis else [start.redis]
+        jobs += [] if servers.redis else [starter.redis]
     try:
-        _run(jobs, start)
-        _await_given(start.servers, ours=start.started)
+        _run(jobs, starter)
+        _wait_for_external(starter.servers, started=starter.started)
     except BaseException:
-        start.abort()
+        starter.abort()
         raise
-    start.servers.handles = {server.name: server for server in start.started}
-    return start.servers
+    starter.servers.handles = {server.name: server for server in starter.started}
+    return starter.servers
 
 
-class _Start:
+class _ServerStarter:
     def __init__(self, data_dir: Path, environ: Mapping[str, str], ports: Ports, on_progress: Progress | None) -> None:
         self.servers = Servers()
         self.started: list[Server] = []
@@ -150,32 +150,32 @@ class _Start:
             server.kill()
 
 
-def _run(jobs: Sequence[Callable[[], None]], start: _Start) -> None:
+def _run(jobs: Sequence[Callable[[], None]], starter: _ServerStarter) -> None:
     with ThreadPoolExecutor(max_workers=len(NEEDS)) as pool:
         try:
             for future in [pool.submit(job) for job in jobs]:
                 future.result()
         except BaseException:
-            start.abort()
+            starter.abort()
             raise
 
 
-def _await_given(servers: Servers, *, ours: Sequence[Server], seconds: float = 30.0) -> None:
+def _wait_for_external(servers: Servers, *, started: Sequence[Server], seconds: float = 30.0) -> None:
     """Wait for the Postgres and Redis servers that this process did not start."""
-    names = {server.name for server in ours}
+    names = {server.name for server in started}
     checks = {}
     if servers.postgres.host and "postgres" not in names:
-        checks[f"Postgres at {servers.postgres.public_url}"] = partial(_postgres.trouble, servers.postgres)
+        checks[f"Postgres at {servers.postgres.public_url}"] = partial(_postgres.connection_error, servers.postgres)
     if servers.redis and "redis" not in names:
-        checks["Redis at TIDEMILL_REDIS_URL"] = partial(_redis.trouble, servers.redis, servers.redis_ca)
+        checks["Redis at TIDEMILL_REDIS_URL"] = partial(_redis.connection_error, servers.redis, servers.redis_ca)
     deadline = time.monotonic() + seconds
     for what, check in checks.items():
-        while trouble := check():
-            if remedy := trust.remedy(what.partition(" ")[0].lower(), trouble):
-                raise ServerError(f"{what}: {trouble}: {remedy}")
+        while error := check():
+            if remedy := tls.certificate_remedy(what.partition(" ")[0].lower(), error):
+                raise ServerError(f"{what}: {error}: {remedy}")
             if time.monotonic() > deadline:
                 raise ServerError(
-                    f"{what} does not answer within {seconds:.0f} s ({trouble}): check the server, its address"
+                    f"{what} does not answer within {seconds:.0f} s ({error}): check the server, its address"
                     " and its password"
                 )
             time.sleep(0.2)

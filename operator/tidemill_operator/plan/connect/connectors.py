@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from tidemill_contract import names
 from tidemill_contract.decimals import DECIMAL
-from tidemill_contract.resource.connectors.rules import RESERVED
+from tidemill_contract.resource.connectors.rules import RESERVED_PREFIX
 from tidemill_contract.resource.connectors.worker_files import worker_folder
-from tidemill_contract.resource.kinds.connectors import ConnectorSpec, SecretKeyRef, listed
+from tidemill_contract.resource.kinds.connectors import ConnectorSpec, SecretKeyRef, split_list
 from tidemill_contract.resource.source import SourceSpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.errors import Reason, TidemillError
@@ -18,14 +18,14 @@ from tidemill_operator.plan.live import Owner
 from tidemill_operator.plan.model import Connector
 from tidemill_operator.settings import Platform
 
-OWNER = f"{RESERVED}.owner"
+OWNER = f"{RESERVED_PREFIX}.owner"
 """The config key for the owner of the connector. Connectors ignore unknown config keys."""
 POSTGRES, FILES = (
     "io.debezium.connector.postgresql.PostgresConnector",
     "org.apache.kafka.connect.file.FileStreamSourceConnector",
 )
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
-_ROUTE, _LEAVE_OUT, _NO_CHANGE = f"{RESERVED}Topic", f"{RESERVED}LeaveOut", f"{RESERVED}NoChange"
+_ROUTE, _LEAVE_OUT, _NO_CHANGE = f"{RESERVED_PREFIX}Topic", f"{RESERVED_PREFIX}LeaveOut", f"{RESERVED_PREFIX}NoChange"
 _PREFIX, _HEARTBEATS = "topic.prefix", "topic.heartbeat.prefix"
 _SLOT_MAX = 63
 
@@ -38,12 +38,12 @@ def desired_connectors(config: PipelineConfig, platform: Platform, owner: Owner)
 def _connector(spec: ConnectorSpec, config: PipelineConfig, platform: Platform, owner: Owner) -> Connector:
     name = names.connector(config.namespace, config.name, spec.name)
     secrets = {
-        key: reference(platform.connect_secrets, config.namespace, config.name, secret)
+        key: secret_placeholder(platform.connect_secrets, config.namespace, config.name, secret)
         for key, secret in spec.secrets.items()
     }
     topic = config.spec.source.topic.name or names.topic(config.namespace, config.name, "events")
     given = {**_defaults(spec, config.spec.source, name, topic), **spec.config, **secrets}
-    settled = {
+    fixed = {
         "name": name,
         "connector.class": spec.class_name,
         "tasks.max": str(spec.tasks),
@@ -52,8 +52,8 @@ def _connector(spec: ConnectorSpec, config: PipelineConfig, platform: Platform, 
     }
     return Connector(
         name=name,
-        called=spec.name,
-        config=dict(sorted({**given, **settled}.items())),
+        spec_name=spec.name,
+        config=dict(sorted({**given, **fixed}.items())),
         paused=spec.paused or config.spec.suspend,
         secrets=tuple(sorted({(secret.name, secret.key) for secret in spec.secrets.values()})),
     )
@@ -64,7 +64,7 @@ def owner_text(owner: Owner) -> str:
     return f"{owner.cluster}/{owner.namespace}/{owner.name}/{owner.uid}"
 
 
-def reference(template: str, namespace: str, pipeline: str, secret: SecretKeyRef) -> str:
+def secret_placeholder(template: str, namespace: str, pipeline: str, secret: SecretKeyRef) -> str:
     """Return the placeholder for the value of a Secret's key. Connect's workers fill in the value."""
     file = secret_file(pipeline, secret.name, secret.key)
     placeholders = {"{namespace}": namespace, "{name}": secret.name, "{key}": secret.key, "{file}": file}
@@ -92,24 +92,24 @@ def check_secret(name: str, key: str, text: str) -> None:
 
 def _defaults(spec: ConnectorSpec, source: SourceSpec, name: str, topic: str) -> dict[str, str]:
     config: dict[str, str] = {}
-    if source.written.type == "json":
+    if source.record_format.type == "json":
         for part in ("key", "value"):
             if f"{part}.converter" not in spec.config:
                 config |= {f"{part}.converter": _JSON, f"{part}.converter.schemas.enable": "false"}
     if spec.class_name == FILES:
         config["topic"] = topic
     if spec.is_debezium:
-        exact = any(field.type == DECIMAL for field in source.fields)
+        has_decimals = any(field.type == DECIMAL for field in source.fields)
         config |= {
             _PREFIX: name,
             # By default, Debezium writes decimals as bytes, which cannot be interpreted in JSON without a schema.
-            "decimal.handling.mode": "string" if exact else "double",
+            "decimal.handling.mode": "string" if has_decimals else "double",
             # Tombstones are useless in a topic that is not compacted.
             "tombstones.on.delete": "false",
         }
     if spec.class_name == POSTGRES:
         # Debezium's default replication slot is the same for all connectors, but each connector needs its own slot.
-        slot = re.sub(r"[^a-z0-9_]", "_", f"{RESERVED}_{name}")[:_SLOT_MAX]
+        slot = re.sub(r"[^a-z0-9_]", "_", f"{RESERVED_PREFIX}_{name}")[:_SLOT_MAX]
         config |= {"plugin.name": "pgoutput", "slot.name": slot, "publication.name": slot}
         if "table.include.list" in spec.config:
             config["publication.autocreate.mode"] = "filtered"
@@ -121,7 +121,7 @@ def _transforms(spec: ConnectorSpec, given: Mapping[str, str], topic: str) -> di
 
     Tidemill's last transform sends all records to the pipeline's topic.
     """
-    transforms, predicates = [*spec.transforms, _ROUTE], list(listed(given.get("predicates", "")))
+    transforms, predicates = [*spec.transforms, _ROUTE], list(split_list(given.get("predicates", "")))
     config = {
         f"transforms.{_ROUTE}.type": "org.apache.kafka.connect.transforms.RegexRouter",
         f"transforms.{_ROUTE}.regex": ".*",

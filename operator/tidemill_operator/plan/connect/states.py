@@ -39,7 +39,7 @@ class LiveConnector:
     """A connector as Kafka Connect reports it.
 
     Attributes:
-        asked: requested state (`running`, `paused` or `stopped`), or empty.
+        requested_state: requested state (`running`, `paused` or `stopped`), or empty.
         pending: why the last change of the connector is not applied yet, or empty.
     """
 
@@ -48,31 +48,31 @@ class LiveConnector:
     state: str = ""
     tasks: tuple[LiveTask, ...] = ()
     trace: str = field(default="", repr=False)
-    asked: str = ""
+    requested_state: str = ""
     pending: str = ""
     refusal: str = ""
 
     @property
     def failures(self) -> tuple[str, ...]:
         """Return a line for a failed connector, and a line for each failed task."""
-        lines = [f"connector {self.name} failed: {last_line(self.trace)}"] if self.state == FAILED else []
+        lines = [f"connector {self.name} failed: {last_cause(self.trace)}"] if self.state == FAILED else []
         lines += [
-            f"task {task.id} of connector {self.name} failed: {last_line(task.trace)}"
+            f"task {task.id} of connector {self.name} failed: {last_cause(task.trace)}"
             for task in self.tasks
             if task.state == FAILED
         ]
         return tuple(lines)
 
 
-def last_line(trace: str) -> str:
+def last_cause(trace: str) -> str:
     """Return the last cause in a Java stack trace, without secrets."""
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     causes = [line.removeprefix("Caused by:").strip() for line in lines if line.startswith("Caused by:")]
     cause = causes[-1] if causes else next((line for line in lines if not line.startswith("at ")), "no trace")
-    return masked(cause)[:_LONGEST_TRACE]
+    return mask_secrets(cause)[:_LONGEST_TRACE]
 
 
-def masked(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """Return a text on one line, with masked passwords."""
     # Cut long texts, because the regular expressions can take quadratic time.
     text = one_line(" ".join(text[:_LONGEST_TEXT].split()))
@@ -81,7 +81,7 @@ def masked(text: str) -> str:
     return text
 
 
-def foreign(live: LiveConnector, wanted: Connector) -> TidemillError | None:
+def ownership_error(live: LiveConnector, wanted: Connector) -> TidemillError | None:
     """Return the error if this pipeline does not own the connector."""
     owner = live.config.get(OWNER, "")
     if owner == wanted.config[OWNER]:
@@ -94,15 +94,15 @@ def foreign(live: LiveConnector, wanted: Connector) -> TidemillError | None:
     return TidemillError(Reason.RESOURCE_CONFLICT, message, remedy)
 
 
-def drifted(live: LiveConnector, wanted: Connector) -> bool:
+def has_drifted(live: LiveConnector, wanted: Connector) -> bool:
     """Return whether the stored config differs from the desired config."""
     return dict(live.config) != dict(wanted.config)
 
 
-def facts(live: LiveConnector, wanted: Connector) -> dict[str, Any]:
+def status_item(live: LiveConnector, wanted: Connector) -> dict[str, Any]:
     """Return a connector's status."""
     item: dict[str, Any] = {
-        "name": wanted.called,
+        "name": wanted.spec_name,
         "state": live.state or UNASSIGNED,
         "tasks": [{"id": task.id, "state": task.state} for task in live.tasks],
     }
@@ -110,7 +110,7 @@ def facts(live: LiveConnector, wanted: Connector) -> dict[str, Any]:
     return item | ({"message": "; ".join(failures)[:1024]} if failures else {})
 
 
-def unfinished(live: LiveConnector, wanted: Connector) -> str:
+def wait_reason(live: LiveConnector, wanted: Connector) -> str:
     """Return what a connector waits for, or an empty text if it is in its desired state."""
     states: Sequence[str] = (live.state, *(task.state for task in live.tasks))
     if wanted.paused:

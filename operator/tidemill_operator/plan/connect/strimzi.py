@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tidemill_operator.plan.connect import states
-from tidemill_operator.plan.connect.states import LiveConnector, LiveTask, masked
-from tidemill_operator.plan.render import marks
-from tidemill_operator.plan.render.marks import Manifest
+from tidemill_operator.plan.connect.states import LiveConnector, LiveTask, mask_secrets
+from tidemill_operator.plan.render import object_metadata
+from tidemill_operator.plan.render.object_metadata import Manifest
 
 API_VERSION, KIND, PLURAL = "kafka.strimzi.io/v1beta2", "KafkaConnector", "kafkaconnectors"
 CLUSTER = "strimzi.io/cluster"
@@ -38,7 +38,7 @@ def connector_name(resource: str) -> str:
 
 def manifest(name: str, config: Mapping[str, str], *, namespace: str, cluster: str, state: str) -> Manifest:
     """Return a connector's resource."""
-    labels = {**marks.OURS, marks.COMPONENT: "connector", CLUSTER: cluster}
+    labels = {**object_metadata.MANAGED_LABELS, object_metadata.COMPONENT: "connector", CLUSTER: cluster}
     spec = {
         "class": config[_CLASS],
         "tasksMax": int(config[_TASKS]),
@@ -49,7 +49,7 @@ def manifest(name: str, config: Mapping[str, str], *, namespace: str, cluster: s
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}
 
 
-def live(name: str, resource: Mapping[str, Any], *, cluster: str) -> LiveConnector:
+def read_connector(name: str, resource: Mapping[str, Any], *, cluster: str) -> LiveConnector:
     """Return a resource's connector, with the state reported by Strimzi."""
     status = resource.get("status") or {}
     reported = status.get("connectorStatus") or {}
@@ -65,13 +65,13 @@ def live(name: str, resource: Mapping[str, Any], *, cluster: str) -> LiveConnect
         str(connector.get("state") or ""),
         tuple(sorted(tasks, key=lambda task: task.id)),
         str(connector.get("trace") or ""),
-        asked=asked(resource).upper(),
+        requested_state=requested_state(resource).upper(),
         pending=pending,
         refusal="" if pending or connector else _refusal(status),
     )
 
 
-def asked(resource: Mapping[str, Any]) -> str:
+def requested_state(resource: Mapping[str, Any]) -> str:
     """Return the requested state of a resource, which is `running`, `paused` or `stopped`."""
     spec = resource.get("spec") or {}
     return str(spec.get("state") or ("paused" if spec.get("pause") is True else "running"))
@@ -114,6 +114,6 @@ def _pending(name: str, resource: Mapping[str, Any]) -> str:
 def _refusal(status: Mapping[str, Any]) -> str:
     for condition in status.get("conditions") or ():
         if condition.get("type") == "NotReady" and condition.get("status") == "True":
-            message = masked(f"{condition.get('reason', '')}: {condition.get('message', '')}")
+            message = mask_secrets(f"{condition.get('reason', '')}: {condition.get('message', '')}")
             return f"Strimzi reports {message[:_LONGEST_REFUSAL]}"
     return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tidemill_contract.names import CONNECT_TOPICS, CONNECT_WORKERS, connect_workers
+from tidemill_contract.names import CONNECT_TOPICS, CONNECT_WORKERS, connect_group_id
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.model import Topic
 from tidemill_operator.settings import Platform
@@ -39,8 +39,8 @@ _PEM = {
     "ssl.certificate.pem": ("ssl.keystore.type", "ssl.keystore.certificate.chain"),
     "ssl.key.pem": ("ssl.keystore.type", "ssl.keystore.key"),
 }
-_READ = {"security.protocol", "sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password", *_PEM}
-_READ |= {"ssl.key.password", "ssl.endpoint.identification.algorithm"}
+_SUPPORTED_SETTINGS = {"security.protocol", "ssl.key.password", "ssl.endpoint.identification.algorithm", *_PEM}
+_SUPPORTED_SETTINGS |= {"sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password"}
 
 
 def needs_workers(document: Mapping[str, Any]) -> bool:
@@ -56,17 +56,17 @@ def topics(namespace: str, platform: Platform) -> tuple[Topic, ...]:
     """Return the topics in which the Connect workers of a namespace store their state."""
     return tuple(
         Topic(
-            name=f"{connect_workers(namespace, platform.cluster_id)}-{kind}",
+            name=f"{connect_group_id(namespace, platform.cluster_id)}-{kind}",
             partitions=partitions,
             replication_factor=platform.replication_factor,
             config={"cleanup.policy": "compact"},
-            replicated=False,
+            enforces_replication=False,
         )
         for kind, partitions in _TOPICS.values()
     )
 
 
-def stored(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, int]) -> dict[str, str]:
+def common_properties(name: str, *, brokers: str, replicas: int, partitions: Mapping[str, int]) -> dict[str, str]:
     """Return the properties of every worker that Tidemill starts."""
     config = {
         "bootstrap.servers": brokers,
@@ -91,8 +91,8 @@ def properties(namespace: str, platform: Platform, client: Mapping[str, Any]) ->
         TidemillError: a setting cannot be translated for Java.
     """
     config = {
-        **stored(
-            connect_workers(namespace, platform.cluster_id),
+        **common_properties(
+            connect_group_id(namespace, platform.cluster_id),
             brokers=platform.kafka_brokers,
             replicas=platform.replication_factor,
             partitions={setting: partitions for setting, (_, partitions) in _TOPICS.items()},
@@ -121,7 +121,7 @@ def java_client(client: Mapping[str, Any]) -> dict[str, str]:
         TidemillError: Kafka's Java client has no equivalent for a setting or a value.
     """
     for key in client:
-        if key.startswith(("ssl.", "sasl.", "enable.ssl", "enable.sasl")) and key not in _READ:
+        if key.startswith(("ssl.", "sasl.", "enable.ssl", "enable.sasl")) and key not in _SUPPORTED_SETTINGS:
             raise _untranslated(key, "use settings such as ssl.ca.pem or sasl.username")
     protocol = str(client.get("security.protocol", "plaintext")).upper()
     config = {"security.protocol": protocol} if protocol != "PLAINTEXT" else {}

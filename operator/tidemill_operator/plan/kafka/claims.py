@@ -14,10 +14,10 @@ from tidemill_operator.plan.model import Schema, Topic
 _NAME, _LIST, _PATTERN = "spec.source.topic.name", "spec.source.topics", "spec.source.topicPattern"
 
 # The table of the topics that the operator has created and may delete.
-TOPICS = Table(
+TOPICS_TABLE = Table(
     "_topics",
     (Column("name", "text PRIMARY KEY"), Column("made_at", "timestamptz NOT NULL DEFAULT now()")),
-    reader="",
+    reader_privileges="",
 )
 
 
@@ -35,12 +35,12 @@ class Claim:
     schema: str
 
 
-def written_by_pipelines(
+def reserved_topic_errors(
     namespace: str, name: str, sources: Iterable[str], *, listed: bool = False
 ) -> Iterator[TidemillError]:
     """Yield an error for each source topic that has the name of a pipeline's output topic."""
     for source in sources:
-        derived = names.derived_topic(source)
+        derived = names.parse_topic(source)
         if derived is None or derived[0] != namespace or derived[2] not in names.OUTPUT_TOPICS:
             continue
         own = derived[1] == name
@@ -54,7 +54,7 @@ def written_by_pipelines(
         )
 
 
-def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
+def find_conflicts(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[tuple[Claim, TidemillError]]:
     """Yield the claims of other pipelines that conflict with this pipeline's topics, each with an error.
 
     Only one pipeline may manage a topic. Several pipelines may read a topic that no pipeline manages.
@@ -62,18 +62,18 @@ def disputes(schema: Schema, owner: Owner, claims: Iterable[Claim]) -> Iterator[
     for claim in claims:
         if claim.schema == schema.name or claim.owner.cluster != owner.cluster:
             continue
-        if claim.topic in schema.own_sources and (claim.managed or schema.managed):
-            yield claim, _claimed(claim, schema) if claim.managed else _read(claim)
+        if claim.topic in schema.own_sources and (claim.managed or schema.source_managed):
+            yield claim, _source_managed_error(claim, schema) if claim.managed else _source_shared_error(claim)
         elif claim.managed and claim.topic in schema.outputs:
-            yield claim, _taken(claim)
+            yield claim, _output_taken_error(claim)
 
 
 def _whose(claim: Claim) -> str:
     return f"the pipeline {claim.owner.namespace}/{claim.owner.name}, which was first"
 
 
-def _claimed(claim: Claim, schema: Schema) -> TidemillError:
-    path = _PATTERN if schema.pattern else _LIST if schema.listed else _NAME
+def _source_managed_error(claim: Claim, schema: Schema) -> TidemillError:
+    path = _PATTERN if schema.pattern else _LIST if schema.listed_topics else _NAME
     other = f"change {schema.pattern} so that it does not match" if schema.pattern else "name another topic"
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
@@ -82,7 +82,7 @@ def _claimed(claim: Claim, schema: Schema) -> TidemillError:
     )
 
 
-def _read(claim: Claim) -> TidemillError:
+def _source_shared_error(claim: Claim) -> TidemillError:
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
         f"{_NAME}: topic {claim.topic} is read by {_whose(claim)}",
@@ -90,7 +90,7 @@ def _read(claim: Claim) -> TidemillError:
     )
 
 
-def _taken(claim: Claim) -> TidemillError:
+def _output_taken_error(claim: Claim) -> TidemillError:
     return TidemillError(
         Reason.RESOURCE_CONFLICT,
         f"metadata.name: topic {claim.topic}, to which this pipeline would write, is managed by {_whose(claim)}",
@@ -98,7 +98,7 @@ def _taken(claim: Claim) -> TidemillError:
     )
 
 
-def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
+def topics_to_record(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str) -> tuple[str, ...]:
     """Return the names of managed topics that do not exist yet. The operator creates and records these topics.
 
     Postgres schemas of earlier Tidemill versions do not list the created topics. For these schemas, the result also
@@ -106,17 +106,21 @@ def made(topics: Sequence[Topic], live: LiveFacts, *, namespace: str, name: str)
     """
     if live.brokers is None:
         return ()
-    unnoted = live.schema is not None and TOPICS.name not in live.schema.columns
-    mine = [topic for topic in topics if topic.managed and not topic.lost]
-    return tuple(t.name for t in mine if t.name not in live.topics or (unnoted and _derived(t, namespace, name)))
+    no_record = live.schema is not None and TOPICS_TABLE.name not in live.schema.columns
+    own_topics = [topic for topic in topics if topic.managed and not topic.lost]
+    return tuple(
+        t.name for t in own_topics if t.name not in live.topics or (no_record and _derived(t, namespace, name))
+    )
 
 
-def only_made(topics: Sequence[Topic], live: LiveSchema, *, namespace: str, name: str) -> list[Topic]:
+def topics_to_release(topics: Sequence[Topic], live: LiveSchema, *, namespace: str, name: str) -> list[Topic]:
     """Return the topics of a deleted pipeline. Topics that the operator did not create are marked as not managed."""
-    unnoted = TOPICS.name not in live.columns
-    kept = [t for t in topics if t.name not in live.made and not (unnoted and _derived(t, namespace, name))]
-    return [replace(topic, managed=topic.managed and topic not in kept) for topic in topics]
+    no_record = TOPICS_TABLE.name not in live.columns
+    not_created = [
+        t for t in topics if t.name not in live.created_topics and not (no_record and _derived(t, namespace, name))
+    ]
+    return [replace(topic, managed=topic.managed and topic not in not_created) for topic in topics]
 
 
 def _derived(topic: Topic, namespace: str, name: str) -> bool:
-    return (names.derived_topic(topic.name) or ())[:2] == (namespace, name)
+    return (names.parse_topic(topic.name) or ())[:2] == (namespace, name)

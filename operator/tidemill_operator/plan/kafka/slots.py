@@ -23,39 +23,39 @@ def desired_slots(
     """
     schema = live.schema or LiveSchema()
     slots = {(slot.topic, slot.partition): slot for slot in known_slots(schema, former)}
-    deleted = set(range(schema.partitions)) - {slot.slot for slot in slots.values()}
+    deleted = set(range(schema.partitions)) - {slot.number for slot in slots.values()}
     slots |= {("", number): Slot(number, "", number, reading=False) for number in sorted(deleted)}
-    following = max([schema.partitions, *(slot.slot + 1 for slot in slots.values())])
+    next_slot = max([schema.partitions, *(slot.number + 1 for slot in slots.values())])
     for topic in topics:
         live_topic = live.topics.get(topic)
         for partition in range(live_topic.partitions if live_topic else 0):
             if (topic, partition) not in slots:
-                slots[topic, partition] = Slot(following, topic, partition, added=schema.partitions > 0)
-                following += 1
+                slots[topic, partition] = Slot(next_slot, topic, partition, added=schema.partitions > 0)
+                next_slot += 1
     if live.brokers is None:
         return tuple(slots.values())
     return tuple(
-        replace(slot, reading=slot.topic in topics and _reads(slot, live, schema, certain)) for slot in slots.values()
+        replace(slot, reading=slot.topic in topics and _is_read(slot, live, schema, certain)) for slot in slots.values()
     )
 
 
-def _reads(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[str]) -> bool:
+def _is_read(slot: Slot, live: LiveFacts, schema: LiveSchema, certain: Collection[str]) -> bool:
     live_topic = live.topics.get(slot.topic)
     if live_topic is None:
         return slot.reading and slot.topic not in certain
     if slot.partition < live_topic.partitions:
         return True
     # Outdated metadata may omit partitions. Only a new id of the topic proves that a partition is gone.
-    ids = {slot.topic_id or view(schema, slot.topic).read_from, *schema.read_before} - {""}
+    ids = {slot.topic_id or restrict_to_topic(schema, slot.topic).topic_id, *schema.former_topic_ids} - {""}
     return slot.reading and live_topic.id in ids
 
 
-def read_topics(slots: Iterable[Slot]) -> frozenset[str]:
+def topics_in_use(slots: Iterable[Slot]) -> frozenset[str]:
     """Return the topics whose partitions the pipeline reads."""
     return frozenset(slot.topic for slot in slots if slot.reading)
 
 
-def only_topic(schema: LiveSchema | None, default: str) -> str:
+def single_topic(schema: LiveSchema | None, default: str) -> str:
     """Return the topic of the accepted spec, or an empty text if the spec has several topics."""
     source = (schema.accepted or {}).get("source", {}) if schema is not None else {}
     if not source or source.get("topics") is not None or source.get("topicPattern") is not None:
@@ -71,20 +71,21 @@ def known_slots(schema: LiveSchema, former: str) -> tuple[Slot, ...]:
     """
     if schema.slots or not former:
         return schema.slots
+    offsets = schema.next_offsets
     return tuple(
-        Slot(p, former, p, topic_id=schema.read_from if p in schema.read_to else "", next_offset=schema.read_to.get(p))
+        Slot(p, former, p, topic_id=schema.topic_id if p in offsets else "", next_offset=offsets.get(p))
         for p in range(schema.partitions)
     )
 
 
-def view(schema: LiveSchema, topic: str) -> LiveSchema:
+def restrict_to_topic(schema: LiveSchema, topic: str) -> LiveSchema:
     """Return a copy of the schema that has only the positions and losses of `topic`."""
-    slots = {slot.slot: slot for slot in schema.slots if slot.topic == topic}
+    slots = {slot.number: slot for slot in schema.slots if slot.topic == topic}
     ids = {slot.topic_id for slot in slots.values() if slot.topic_id}
     return replace(
         schema,
-        read_from=max(ids - schema.read_before or ids, default=""),
-        read_to={s.partition: s.next_offset for s in slots.values() if s.next_offset is not None and s.topic_id},
+        topic_id=max(ids - schema.former_topic_ids or ids, default=""),
+        next_offsets={s.partition: s.next_offset for s in slots.values() if s.next_offset is not None and s.topic_id},
         losses=tuple(
             replace(loss, partition=slots[loss.partition].partition)
             for loss in schema.losses

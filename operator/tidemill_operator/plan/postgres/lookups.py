@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.tables.failing import STALE_LOOKUP, UNREAD_LOOKUP
+from tidemill_contract.tables.failures import STALE_LOOKUP, UNREAD_LOOKUP
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome, done, failed, waiting
-from tidemill_operator.plan.live import Failing, LiveSchema, Owner
+from tidemill_operator.plan.live import LiveSchema, Owner, TaskFailure
 
 
 def lookup_outcomes(spec: PipelineSpec, schema: LiveSchema | None, owner: Owner) -> list[Outcome]:
@@ -17,7 +17,7 @@ def lookup_outcomes(spec: PipelineSpec, schema: LiveSchema | None, owner: Owner)
     return [_outcome(lookup.name, stored) for lookup in spec.lookups or ()]
 
 
-def unread(rows: Iterable[tuple[str, str]]) -> TidemillError | None:
+def unread_lookups_error(rows: Iterable[tuple[str, str]]) -> TidemillError | None:
     """Return the error about lookups that could not be read, or None."""
     messages = [_unread(name, reason) for name, reason in rows]
     if not messages:
@@ -25,10 +25,10 @@ def unread(rows: Iterable[tuple[str, str]]) -> TidemillError | None:
     return TidemillError(Reason.LOOKUP_UNREAD, "; ".join(messages), "events wait meanwhile, and none is lost")
 
 
-def _outcome(name: str, held_up: Sequence[Failing]) -> Outcome:
+def _outcome(name: str, held_up: Sequence[TaskFailure]) -> Outcome:
     reasons = {failure.duty: failure.reason for failure in held_up if failure.aggregation == name}
     if UNREAD_LOOKUP in reasons:
-        error = unread([(name, reasons[UNREAD_LOOKUP])])
+        error = unread_lookups_error([(name, reasons[UNREAD_LOOKUP])])
         assert error is not None  # noqa: S101 - there is one lookup
         return failed(Component.LOOKUPS, name, error)
     if STALE_LOOKUP in reasons:

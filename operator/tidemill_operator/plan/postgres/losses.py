@@ -15,7 +15,7 @@ _REASONS: Mapping[str, Reason] = {
 }
 
 
-def losses(topic: str, live_topic: LiveTopic | None, schema: LiveSchema) -> list[TidemillError]:
+def loss_errors(topic: str, live_topic: LiveTopic | None, schema: LiveSchema) -> list[TidemillError]:
     """Return the recent losses, one error per reason, the most severe first.
 
     Args:
@@ -24,39 +24,39 @@ def losses(topic: str, live_topic: LiveTopic | None, schema: LiveSchema) -> list
         schema: the live schema, with the recorded losses.
     """
     latest: dict[tuple[Reason, int], Loss] = {}
-    for loss in sorted([*schema.losses, *_unnoted(live_topic, schema)], key=lambda loss: loss.epoch):
+    for loss in sorted([*schema.losses, *_unrecorded(live_topic, schema)], key=lambda loss: loss.epoch):
         if loss.reason in _REASONS:
             latest[_REASONS[loss.reason], loss.partition] = loss
     errors = []
-    for reason, tell in _TELL.items():
-        matches = [loss for (why, _), loss in sorted(latest.items()) if why == reason]
+    for reason, message in _MESSAGES.items():
+        matches = [loss for (loss_reason, _), loss in sorted(latest.items()) if loss_reason == reason]
         if matches:
-            errors.append(TidemillError(reason, tell(topic, live_topic, _ranges(matches)), _REMEDY[reason]))
+            errors.append(TidemillError(reason, message(topic, live_topic, _ranges(matches)), _REMEDY[reason]))
     return errors
 
 
-def missed(lost: Collection[Loss]) -> str:
+def missed_text(losses: Collection[Loss]) -> str:
     """Return a text about events not found by a replay, or an empty text."""
-    if not lost:
+    if not losses:
         return ""
-    return f"events that the topic no longer holds are not counted (offsets {_ranges(lost)})"
+    return f"events that the topic no longer holds are not counted (offsets {_ranges(losses)})"
 
 
-def _unnoted(live_topic: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
+def _unrecorded(live_topic: LiveTopic | None, schema: LiveSchema) -> Iterator[Loss]:
     """Yield a loss for each stored position, if the topic was deleted and created again."""
-    if live_topic is None or not live_topic.id or not schema.read_from or schema.read_from == live_topic.id:
+    if live_topic is None or not live_topic.id or not schema.topic_id or schema.topic_id == live_topic.id:
         return
     # Outdated metadata may show an earlier id of the topic. Yield no loss for an earlier id.
-    if live_topic.id in schema.read_before:
+    if live_topic.id in schema.former_topic_ids:
         return
-    for partition, offset in schema.read_to.items():
+    for partition, offset in schema.next_offsets.items():
         yield Loss("topic_recreated", partition, 0, offset, None)
 
 
-def _ranges(lost: Iterable[Loss]) -> str:
+def _ranges(losses: Iterable[Loss]) -> str:
     parts = [
         f"{loss.partition}: {loss.first}" + ("" if loss.end is None else f" to {loss.end}")
-        for loss in sorted(lost, key=lambda loss: loss.partition)
+        for loss in sorted(losses, key=lambda loss: loss.partition)
     ]
     more = len(parts) - _MAX_PARTITIONS
     return ", ".join(parts[:_MAX_PARTITIONS]) + (f" and {more} more partitions" if more > 0 else "")
@@ -78,7 +78,7 @@ def _expired(topic: str, _: LiveTopic | None, ranges: str) -> str:
     return f"the retention of events in topic {topic} ended before the events were read (offsets {ranges})"
 
 
-_TELL: Mapping[Reason, Callable[[str, LiveTopic | None, str], str]] = {
+_MESSAGES: Mapping[Reason, Callable[[str, LiveTopic | None, str], str]] = {
     Reason.TOPIC_RECREATED: _recreated,
     Reason.LOG_TRUNCATED: _truncated,
     Reason.EVENTS_EXPIRED: _expired,

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from tidemill_contract import names
 from tidemill_contract.expressions.compiler import ExpressionError, derived_types
-from tidemill_contract.functions.feeds import Feeds
-from tidemill_contract.functions.partials import Kind, column_of, field_types
+from tidemill_contract.functions.fill_history import FillHistory
+from tidemill_contract.functions.partials import Kind, column_name, field_types
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_operator.plan.live import LiveSchema
 
@@ -24,10 +24,10 @@ _READ_TWO_WAYS = re.compile(r"_(first|last)_(at_.+)")
 _ORDER = "bigint[]"
 
 
-def as_noted_today(live: LiveSchema) -> LiveSchema:
+def with_current_names(live: LiveSchema) -> LiveSchema:
     """Return the schema with current column names. `renames` lists columns whose name in Postgres is outdated."""
     renames = {}
-    columns, shapes, feeds = dict(live.columns), dict(live.shapes), dict(live.feeds)
+    columns, shapes, histories = dict(live.columns), dict(live.shapes), dict(live.fill_histories)
     types = _accepted_types(live.accepted) if any("types" not in json.loads(text) for text in shapes.values()) else {}
     for key, text in live.shapes.items():
         table = names.window_table(*key)
@@ -35,9 +35,9 @@ def as_noted_today(live: LiveSchema) -> LiveSchema:
         if new_names := _renames(table_columns):
             renames[table] = new_names
             table_columns = columns[table] = {new_names.get(name, name): kind for name, kind in table_columns.items()}
-            noted = feeds.get(key, Feeds())
-            feeds[key] = replace(
-                noted, columns={new_names.get(name, name): feed for name, feed in noted.columns.items()}
+            history = histories.get(key, FillHistory())
+            histories[key] = replace(
+                history, columns={new_names.get(name, name): feed for name, feed in history.columns.items()}
             )
         shape = json.loads(text)
         if new_names:
@@ -45,7 +45,7 @@ def as_noted_today(live: LiveSchema) -> LiveSchema:
         if "types" not in shape:
             shape["types"] = _types_of(table_columns, types)
         shapes[key] = json.dumps(shape, sort_keys=True)
-    return replace(live, columns=columns, shapes=shapes, feeds=feeds, renames=renames)
+    return replace(live, columns=columns, shapes=shapes, fill_histories=histories, renames=renames)
 
 
 def with_types_of(shape: str, before: str | None) -> str:
@@ -63,15 +63,15 @@ def _renames(columns: Mapping[str, str]) -> dict[str, str]:
         match = _READ_TWO_WAYS.fullmatch(name)
         if match is None or kind == _ORDER:
             continue
-        today = column_of("first" if match.group(1) == "first" else "last", match.group(2))
-        if today not in columns:
-            new_names[name] = today
+        current_name = column_name("first" if match.group(1) == "first" else "last", match.group(2))
+        if current_name not in columns:
+            new_names[name] = current_name
     return new_names
 
 
 def _types_of(columns: Mapping[str, str], types: Mapping[str, str]) -> dict[str, list[str]]:
     wanted = {
-        column_of(kind, field): [field, field_type] for field, field_type in types.items() for kind in get_args(Kind)
+        column_name(kind, field): [field, field_type] for field, field_type in types.items() for kind in get_args(Kind)
     }
     return {name: wanted[name] for name in columns if name in wanted}
 

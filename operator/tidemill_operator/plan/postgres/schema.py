@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.expressions.compiler import derived_types
-from tidemill_contract.functions.partials import AggregationLayout, field_types, layout
+from tidemill_contract.functions.partials import AggregationLayout, build_layout, field_types
 from tidemill_contract.resource.spec import AggregationSpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables import (
@@ -19,21 +19,21 @@ from tidemill_contract.tables import (
     dead_letters,
     detectors,
     events,
-    failing,
+    failures,
     generation,
-    kept,
     offsets,
+    quotas,
     readers,
     slots,
 )
 from tidemill_contract.tables.definition import Table
 from tidemill_contract.tables.inputs import dedupe
-from tidemill_contract.tables.storage import partition_days
+from tidemill_contract.tables.time_partitions import partition_days
 from tidemill_contract.tables.windows import window_table
-from tidemill_operator.plan.kafka.claims import TOPICS
+from tidemill_operator.plan.kafka.claims import TOPICS_TABLE
 from tidemill_operator.plan.model import AggregationRow, Replay, Schema
-from tidemill_operator.plan.postgres.kept import kept_rows
 from tidemill_operator.plan.postgres.partitioning import ensure_partition_sql, ensure_partitions_sql
+from tidemill_operator.plan.postgres.retention import table_retentions
 
 _SPELLINGS = {"timestamptz": "timestamp with time zone"}
 
@@ -48,20 +48,20 @@ SYSTEM_TABLES = (
     detectors.HISTORY,
     corrections.TABLE,
     anomalies.TABLE,
-    kept.TABLE,
-    failing.SKIPPED,
-    failing.HELD_UP,
-    TOPICS,
+    quotas.TABLE,
+    failures.SKIPPED,
+    failures.HELD_UP,
+    TOPICS_TABLE,
 )
 
 
-def shape_of(aggregation: AggregationSpec, plan: AggregationLayout) -> str:
+def shape_of(aggregation: AggregationSpec, layout: AggregationLayout) -> str:
     """Return the shape of a version as JSON: its groups, window, columns and column types."""
     shape = {
-        "groupBy": [list(pair) for pair in plan.group_by],
+        "groupBy": [list(pair) for pair in layout.group_by],
         "window": aggregation.window.model_dump(by_alias=True, exclude_none=True),
-        "partials": [p.column for p in plan.partials],
-        "types": {p.column: list(p.noted) for p in plan.partials if p.noted is not None},
+        "partials": [p.column for p in layout.partials],
+        "types": {p.column: list(p.source_field) for p in layout.partials if p.source_field is not None},
     }
     return json.dumps(shape, sort_keys=True)
 
@@ -79,7 +79,7 @@ def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Sche
     tables = list(SYSTEM_TABLES)
     if spec.events.store:
         tables.append(events.TABLE)
-    if spec.source.several:
+    if spec.source.is_multi_topic:
         tables.append(slots.TABLE)
     if spec.source.dedupe is not None:
         tables.append(dedupe.TABLE)
@@ -100,7 +100,7 @@ def desired_schema(config: PipelineConfig, replay: Replay | None = None) -> Sche
         partitions=spec.source.topic.partitions or 1,
         generation=config.generation,
         events_retention_ms=parse_ms(spec.events.retention) if spec.events.store else None,
-        kept=kept_rows(spec),
+        retentions=table_retentions(spec),
         replay=replay.reader if replay else "",
         explodes=spec.source.array is not None,
     )
@@ -114,7 +114,7 @@ def _versions(config: PipelineConfig, numbers: Mapping[str, int], reader: str) -
         if aggregation.name not in numbers:
             continue
         version = numbers[aggregation.name]
-        plan = layout(aggregation, types)
+        layout = build_layout(aggregation, types)
         table = names.window_table(aggregation.name, version)
         retention = parse_ms(aggregation.retention)
         row = AggregationRow(
@@ -122,9 +122,9 @@ def _versions(config: PipelineConfig, numbers: Mapping[str, int], reader: str) -
             version,
             table,
             reader,
-            shape_of(aggregation, plan),
+            shape_of(aggregation, layout),
             partition_days(retention),
             retention,
         )
-        tables_and_rows.append((window_table(table, plan), row))
+        tables_and_rows.append((window_table(table, layout), row))
     return tables_and_rows

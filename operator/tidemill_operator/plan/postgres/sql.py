@@ -54,7 +54,7 @@ def _statements(schema: Schema) -> Iterator[str]:
         yield f"\n{create_table(schema.name, table)}"
         for index, definition in table.indexes:
             yield create_index(schema.name, table, index, definition)
-        for role, privileges in ((schema.writer, table.writer), (schema.reader, table.reader)):
+        for role, privileges in ((schema.writer, table.writer_privileges), (schema.reader, table.reader_privileges)):
             if privileges:
                 yield f"GRANT {privileges} ON {_name(schema.name, table)} TO {quote(role)}"
     for name, text in schema.functions:
@@ -71,7 +71,7 @@ def _rows(schema: Schema) -> Iterator[str]:
     partitions = f"SELECT 'live', generate_series(0, {schema.partitions - 1})"
     yield f"INSERT INTO {quote(schema.name)}._offsets (reader, partition) {partitions}"
     for slot in schema.slots:
-        values = f"{slot.slot}, '{slot.topic}', {slot.partition}, {slot.reading}, {slot.added}"
+        values = f"{slot.number}, '{slot.topic}', {slot.partition}, {slot.reading}, {slot.added}"
         yield f"INSERT INTO {quote(schema.name)}._slots (slot, topic, partition, reading, added) VALUES ({values})"
     for row in schema.aggregations:
         yield _row(schema.name, row)

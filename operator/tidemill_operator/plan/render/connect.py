@@ -16,12 +16,12 @@ from tidemill_operator.plan.connect.workers import (
     SECRETS_DIR,
 )
 from tidemill_operator.plan.model import Probe, Workload
-from tidemill_operator.plan.render import marks, objects
-from tidemill_operator.plan.render.marks import Manifest, OwnerReference
+from tidemill_operator.plan.render import object_metadata, objects
+from tidemill_operator.plan.render.object_metadata import Manifest, OwnerReference
 from tidemill_operator.plan.render.pods import CONTAINER_SECURITY, SECRET_MODE, probe, selector, template
 
 COMPONENT = "connect"
-WORKER, SECRETS = f"{NAME}-worker", marks.shared_secret("connect")
+WORKER, SECRETS = f"{NAME}-worker", object_metadata.shared_secret("connect")
 """The Secrets with the worker's configuration, and with the values of connectors' secrets."""
 _JARS = "/opt/kafka/libs/*"
 # A worker answers `/` as soon as its server runs. A worker answers `/health` only after it has read its topics once.
@@ -30,7 +30,7 @@ _START_SECONDS, _START_PERIOD = 300, 2
 _JVM = ("-XX:MaxRAMPercentage=60", "-XX:+UseSerialGC", "-Djava.awt.headless=true")
 
 
-def workload(namespace: str, workers: ConnectWorkers) -> Workload:
+def connect_workload(namespace: str, workers: ConnectWorkers) -> Workload:
     """Return the `Workload` that describes a namespace's Connect workers."""
     return Workload(
         name=NAME,
@@ -47,24 +47,24 @@ def connect_manifests(
     namespace: str, *, workers: ConnectWorkers, placement: Placement, owners: Iterable[OwnerReference], revision: str
 ) -> tuple[Manifest, ...]:
     """Return the manifests in the order of their creation, without the Secrets."""
-    of = workload(namespace, workers)
+    workload = connect_workload(namespace, workers)
     references = list(owners)
 
     def metadata() -> Manifest:
-        return marks.shared_metadata(NAME, namespace, component=COMPONENT, owners=references)
+        return object_metadata.shared_metadata(NAME, namespace, component=COMPONENT, owners=references)
 
-    around = [objects.service_account(metadata()), objects.disruption_budget(of, metadata())]
+    supporting = [objects.service_account(metadata()), objects.disruption_budget(workload, metadata())]
     if placement.network_policies:
-        around.append(_network_policy(of, metadata(), workers, placement))
+        supporting.append(_network_policy(workload, metadata(), workers, placement))
     pods = template(
-        of,
+        workload,
         placement,
         container=_container(workers, placement),
         volumes=_volumes(),
         annotations={"tidemill.dev/config": revision},
     )
-    deployed = objects.deployment_of(of, metadata(), pods, replicas=workers.replicas)
-    return *around, objects.service(of, metadata(), PORT), deployed
+    deployment = objects.deployment_of(workload, metadata(), pods, replicas=workers.replicas)
+    return *supporting, objects.service(workload, metadata(), PORT), deployment
 
 
 def _container(workers: ConnectWorkers, placement: Placement) -> dict[str, Any]:
@@ -103,19 +103,19 @@ def _volumes() -> list[dict[str, Any]]:
     ]
 
 
-def _network_policy(of: Workload, metadata: Manifest, workers: ConnectWorkers, placement: Placement) -> Manifest:
+def _network_policy(workload: Workload, metadata: Manifest, workers: ConnectWorkers, placement: Placement) -> Manifest:
     """Return the NetworkPolicy, which lets only the operator's namespace and the workers use the REST interface."""
-    pods = {"matchLabels": selector(of)}
-    operator = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": workers.caller}}}
+    pods = {"matchLabels": selector(workload)}
+    operator = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": workers.caller_namespace}}}
     rest = [{"port": PORT, "protocol": "TCP"}]
-    names = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
-    reached = sorted({*placement.egress_ports, *workers.egress_ports})
-    servers = {"ports": [{"port": port, "protocol": "TCP"} for port in reached]}
+    dns = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    ports = sorted({*placement.egress_ports, *workers.egress_ports})
+    servers = {"ports": [{"port": port, "protocol": "TCP"} for port in ports]}
     others = {"ports": rest, "to": [{"podSelector": pods}]}
     spec = {
         "podSelector": pods,
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"ports": rest, "from": [operator, {"podSelector": pods}]}],
-        "egress": [names, others, *([servers] if reached else [])],
+        "egress": [dns, others, *([servers] if ports else [])],
     }
     return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}

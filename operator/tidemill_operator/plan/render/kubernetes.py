@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from tidemill_contract import names
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.plan.model import Workload
-from tidemill_operator.plan.render import marks, objects
-from tidemill_operator.plan.render.marks import Manifest, OwnerReference
+from tidemill_operator.plan.render import object_metadata, objects
+from tidemill_operator.plan.render.object_metadata import Manifest, OwnerReference
 from tidemill_operator.plan.render.pods import PORTS, Revisions
 
 
@@ -34,33 +34,39 @@ def render(
     component = workload.component
 
     def own(name: str) -> Manifest:
-        return marks.own_metadata(name, workload.namespace, pipeline=pipeline, component=component, owner=owner)
+        return object_metadata.own_metadata(
+            name, workload.namespace, pipeline=pipeline, component=component, owner=owner
+        )
 
     def shared(name: str) -> Manifest:
-        return marks.shared_metadata(name, workload.namespace, component=component, owners=sharing)
+        return object_metadata.shared_metadata(name, workload.namespace, component=component, owners=sharing)
 
     metadata = own if workload.pipeline is not None else shared
     name = workload.name
-    around = [objects.service_account(metadata(name)), objects.disruption_budget(workload, metadata(name))]
+    supporting = [objects.service_account(metadata(name)), objects.disruption_budget(workload, metadata(name))]
     if placement.network_policies:
-        around.append(objects.network_policy(workload, metadata(name), placement))
-    replicas = None if workload.scaled_elsewhere else workload.replicas
-    deployed = objects.deployment(workload, metadata(name), placement, revisions, replicas=replicas)
-    belongings = []
+        supporting.append(objects.network_policy(workload, metadata(name), placement))
+    replicas = None if workload.externally_scaled else workload.replicas
+    deployment = objects.deployment(workload, metadata(name), placement, revisions, replicas=replicas)
+    own_objects = []
     # Replays, stages and MQTT bridges use the ConfigMap of the processors.
     if workload.pipeline is not None and component not in ("replay", "stage", "mqtt"):
-        belongings.append(objects.config_map(own(marks.config_map(pipeline)), workload.configs))
+        own_objects.append(objects.config_map(own(object_metadata.config_map_name(pipeline)), workload.configs))
     if component in ("ingest", "api"):
-        front, port = names.service(pipeline, component), PORTS[component]
-        belongings.append(objects.service(workload, own(front), port))
+        service, port = names.service(pipeline, component), PORTS[component]
+        own_objects.append(objects.service(workload, own(service), port))
         if placement.exposure:
-            belongings.append(objects.ingress(workload, own(front), placement.exposure, port, pipeline=pipeline))
-    return Rendering((*around, deployed), tuple(belongings))
+            own_objects.append(objects.ingress(workload, own(service), placement.exposure, port, pipeline=pipeline))
+    return Rendering((*supporting, deployment), tuple(own_objects))
 
 
-def common(namespace: str, *, sharing: Iterable[OwnerReference], placement: Placement) -> tuple[Manifest, ...]:
+def common_manifests(
+    namespace: str, *, sharing: Iterable[OwnerReference], placement: Placement
+) -> tuple[Manifest, ...]:
     """Render the ConfigMap with `resilience.yaml`, which all workloads of a namespace read."""
     if not placement.resilience:
         return ()
-    metadata = marks.shared_metadata(marks.RESILIENCE, namespace, component="common", owners=sharing)
+    metadata = object_metadata.shared_metadata(
+        object_metadata.RESILIENCE, namespace, component="common", owners=sharing
+    )
     return (objects.config_map(metadata, {"resilience.yaml": placement.resilience}),)

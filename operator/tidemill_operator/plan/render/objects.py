@@ -8,7 +8,7 @@ from typing import Any
 
 from tidemill_operator.cluster_settings import Exposure, Placement
 from tidemill_operator.plan.model import Workload
-from tidemill_operator.plan.render.marks import Manifest
+from tidemill_operator.plan.render.object_metadata import Manifest
 from tidemill_operator.plan.render.pods import Revisions, pod_template, selector
 
 _ROLLOUT_SECONDS = 600
@@ -31,7 +31,7 @@ def deployment_of(
     spec: dict[str, Any] = {
         "revisionHistoryLimit": _HISTORY,
         "progressDeadlineSeconds": _ROLLOUT_SECONDS,
-        "strategy": {"type": "Recreate"} if workload.alone else rolling,
+        "strategy": {"type": "Recreate"} if workload.is_singleton else rolling,
         "selector": {"matchLabels": selector(workload)},
         "template": template,
     }
@@ -86,14 +86,14 @@ def network_policy(workload: Workload, metadata: Manifest, placement: Placement)
     ]
     if "http" in workload.ports:
         inbound.insert(0, {"ports": [{"port": "http", "protocol": "TCP"}]})
-    names = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
-    reached = sorted({*placement.egress_ports, *workload.reached_ports})
-    servers = {"ports": [{"port": port, "protocol": "TCP"} for port in reached]}
+    dns = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    egress_ports = sorted({*placement.egress_ports, *workload.egress_ports})
+    servers = {"ports": [{"port": port, "protocol": "TCP"} for port in egress_ports]}
     spec = {
         "podSelector": {"matchLabels": selector(workload)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": inbound,
-        "egress": [names, servers] if reached else [names],
+        "egress": [dns, servers] if egress_ports else [dns],
     }
     return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.plan.model import Component, Probe, Workload
-from tidemill_operator.plan.render import marks
+from tidemill_operator.plan.render import object_metadata
 
 PORTS: Mapping[Component, int] = {"ingest": 8080, "api": 8081}
 """The ports for clients. Probes and metrics use another port."""
@@ -84,9 +84,13 @@ def template(
     annotations: dict[str, str],
 ) -> dict[str, Any]:
     """Return a template of pods with one container, for the Pod Security level `restricted`."""
-    labels = {**marks.OURS, marks.COMPONENT: workload.component, marks.WORKLOAD: workload.name}
+    labels = {
+        **object_metadata.MANAGED_LABELS,
+        object_metadata.COMPONENT: workload.component,
+        object_metadata.WORKLOAD: workload.name,
+    }
     if workload.pipeline is not None:
-        labels |= {marks.INSTANCE: workload.pipeline, marks.PIPELINE: workload.pipeline}
+        labels |= {object_metadata.INSTANCE: workload.pipeline, object_metadata.PIPELINE: workload.pipeline}
     spec: dict[str, Any] = {
         "serviceAccountName": workload.name,
         "automountServiceAccountToken": False,
@@ -117,7 +121,7 @@ def template(
 
 def selector(workload: Workload) -> dict[str, str]:
     """Return the labels that only this workload's pods have."""
-    return {marks.NAME: "tidemill", marks.WORKLOAD: workload.name}
+    return {object_metadata.NAME: "tidemill", object_metadata.WORKLOAD: workload.name}
 
 
 def _annotations(workload: Workload, placement: Placement, revisions: Revisions) -> dict[str, str]:
@@ -131,7 +135,7 @@ def _annotations(workload: Workload, placement: Placement, revisions: Revisions)
     if workload.component in ("processor", "replay"):
         annotations["tidemill.dev/credentials"] = revisions.credentials
     if placement.resilience:
-        annotations["tidemill.dev/resilience"] = marks.digest(placement.resilience)
+        annotations["tidemill.dev/resilience"] = object_metadata.digest(placement.resilience)
     if placement.connections:
         annotations["tidemill.dev/connections"] = revisions.connections
     return {name: value for name, value in annotations.items() if value}
@@ -175,33 +179,33 @@ def _container(workload: Workload, placement: Placement) -> dict[str, Any]:
 
 
 def _environment(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
-    called, status = PORTS.get(workload.component), STATUS_PORTS[workload.component]
-    plain = {
+    http_port, status_port = PORTS.get(workload.component), STATUS_PORTS[workload.component]
+    env = {
         **placement.environment,
-        **(placement.called if called else {}),
+        **(placement.http_environment if http_port else {}),
         **(placement.ingest if workload.component == "ingest" else {}),
         **(placement.api if workload.component == "api" else {}),
         **workload.environment,
         "TIDEMILL_HOST": "0.0.0.0",  # noqa: S104 - a pod's own address
-        "TIDEMILL_PORT": str(called or status),
-        "TIDEMILL_STATUS_PORT": str(status) if called else "",
+        "TIDEMILL_PORT": str(http_port or status_port),
+        "TIDEMILL_STATUS_PORT": str(status_port) if http_port else "",
         "TIDEMILL_CONFIG_DIR": CONFIG_DIR,
         "TIDEMILL_SECRETS_DIR": SECRETS_DIR if workload.secrets else "",
         "TIDEMILL_STAGE_DIR": _CODE_DIR if workload.code else "",
     }
     if workload.component == "stage":
-        plain = {name: value for name, value in plain.items() if not name.startswith(_NOT_FOR_CODE)}
+        env = {name: value for name, value in env.items() if not name.startswith(_NOT_FOR_CODE)}
     if placement.resilience:
-        plain["TIDEMILL_RESILIENCE_FILE"] = f"{_RESILIENCE_DIR}/resilience.yaml"
-    plain |= {variable: f"/etc/tidemill/{name}" for (name, variable), _ in _references(workload)}
+        env["TIDEMILL_RESILIENCE_FILE"] = f"{_RESILIENCE_DIR}/resilience.yaml"
+    env |= {variable: f"/etc/tidemill/{name}" for (name, variable), _ in _references(workload)}
     if lookups := {name: folder for name, (_, folder, _) in _lookups(workload).items()}:
-        plain["TIDEMILL_LOOKUP_DIRS"] = json.dumps(lookups, sort_keys=True)
-    plain |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(workload, placement)}
-    variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(plain.items()) if value]
+        env["TIDEMILL_LOOKUP_DIRS"] = json.dumps(lookups, sort_keys=True)
+    env |= {_FILES[name]: f"{_CONNECTIONS_DIR}/{name}" for name in _files(workload, placement)}
+    variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in sorted(env.items()) if value]
     # A restarted container keeps its pod's name. Kafka gives a processor with an unchanged name its partitions back.
     variables.append({"name": "TIDEMILL_INSTANCE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     if "redis-url" in placement.connections and workload.component != "stage":
-        reference = {"name": marks.CONNECTIONS, "key": "redis-url"}
+        reference = {"name": object_metadata.CONNECTIONS, "key": "redis-url"}
         variables.append({"name": "TIDEMILL_REDIS_URL", "valueFrom": {"secretKeyRef": reference}})
     return variables
 
@@ -218,10 +222,10 @@ def _volumes(workload: Workload, placement: Placement) -> list[dict[str, Any]]:
         {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
     ]
     if placement.resilience:
-        volumes.append({"name": "resilience", "configMap": {"name": marks.RESILIENCE}})
+        volumes.append({"name": "resilience", "configMap": {"name": object_metadata.RESILIENCE}})
     if files := _files(workload, placement):
-        only = [{"key": name, "path": name} for name in files]
-        secret = {"secretName": marks.CONNECTIONS, "items": only, "defaultMode": SECRET_MODE}
+        items = [{"key": name, "path": name} for name in files]
+        secret = {"secretName": object_metadata.CONNECTIONS, "items": items, "defaultMode": SECRET_MODE}
         volumes.append({"name": "connections", "secret": secret})
     for (name, _), reference in _references(workload):
         # If the optional Secret is missing, the pods start, and their health reports the refused login.
@@ -253,25 +257,25 @@ def _references(workload: Workload) -> list[tuple[tuple[str, str], str]]:
         (_SOURCE_KAFKA, workload.kafka_secret),
         (_MQTT, workload.mqtt_secret),
     )
-    return [(place, name) for place, name in named if name]
+    return [(volume, name) for volume, name in named if name]
 
 
 def _pipelines(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is not None:
-        return {"configMap": {"name": marks.config_map(workload.pipeline)}}
+        return {"configMap": {"name": object_metadata.config_map_name(workload.pipeline)}}
     # The volume refers to all shared ConfigMaps, even to those that do not exist yet. Otherwise, a new pipeline could
     # change the volume and restart the shared ingest.
-    sources = [{"configMap": {"name": name, "optional": True}} for name in marks.shared_configs()]
+    sources = [{"configMap": {"name": name, "optional": True}} for name in object_metadata.shared_config_maps()]
     return {"projected": {"sources": sources}}
 
 
 def _secrets(workload: Workload) -> dict[str, Any]:
     if workload.pipeline is None:
-        name = marks.shared_secret(workload.component)
+        name = object_metadata.shared_secret(workload.component)
         return {"secret": {"secretName": name, "optional": True, "defaultMode": SECRET_MODE}}
     files = workload.secrets.get(workload.pipeline, ())
     items = [{"key": file, "path": f"{workload.pipeline}/{file}"} for file in sorted(files)]
-    name = marks.credentials(workload.pipeline)
+    name = object_metadata.credentials_secret(workload.pipeline)
     return {"secret": {"secretName": name, "items": items, "defaultMode": SECRET_MODE}}
 
 
@@ -288,21 +292,21 @@ def probe(check: Probe, *, failures: int, period: int | None = None) -> dict[str
 def _resources(workload: Workload) -> dict[str, dict[str, str]]:
     """Return the resources from the spec, or else the component's defaults. No resource request exceeds its limit."""
     resources = {kind: dict(amounts) for kind, amounts in _RESOURCES[workload.component].items()}
-    asked = workload.resources
-    for kind, amounts in asked.items():
+    given = workload.resources
+    for kind, amounts in given.items():
         resources.setdefault(kind, {}).update(amounts)
     for name in ("cpu", "memory"):
         request, limit = resources["requests"].get(name), resources["limits"].get(name)
-        if request is None or limit is None or quantity(request) <= quantity(limit):
+        if request is None or limit is None or parse_quantity(request) <= parse_quantity(limit):
             continue
-        if name in asked.get("requests", {}):
+        if name in given.get("requests", {}):
             resources["limits"][name] = request
         else:
             resources["requests"][name] = limit
     return resources
 
 
-def quantity(text: str) -> float:
+def parse_quantity(text: str) -> float:
     """Parse a Kubernetes quantity. The text `500m` gives 0.5.
 
     Raises:

@@ -53,7 +53,7 @@ def test_a_deleted_topic_with_read_events_is_created_again_only_with_the_annotat
 
 
 def test_a_topic_that_was_recreated_between_two_passes_is_reported_for_a_day(bench: AppliedPipeline) -> None:
-    """The first pass compares the topic's id. Later passes read the losses that processors noted."""
+    """The first pass compares the topic's id. Later passes read the losses that processors recorded."""
     bench.apply()
     was = bench.kafka.observe(TOPICS)[TOPICS[0]].id
     with psycopg.connect(bench.servers.postgres.url, autocommit=True) as connection:

@@ -111,9 +111,9 @@ def test_a_plan_takes_no_transaction_id(bench: AppliedPipeline, capsys: pytest.C
 
     bench.apply()
     bench.edit(processor={"replicas": 2})
-    taken = []
+    transactions = []
     for _ in range(3):
         before = next_transaction()
         bench.plan(capsys)
-        taken.append(next_transaction() - before)
-    assert min(taken) == 0
+        transactions.append(next_transaction() - before)
+    assert min(transactions) == 0

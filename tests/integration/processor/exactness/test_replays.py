@@ -50,7 +50,7 @@ def replayed(
     make_schema: Callable[[PipelineConfig], tuple[psycopg.Connection[Any], Database]], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
     """Create the tables of both versions, and return the connection, the database and the rows of version 2."""
-    monkeypatch.setattr(replay, "ASK_SECONDS", 0.0)
+    monkeypatch.setattr(replay, "CHECK_SECONDS", 0.0)
     connection, database = make_schema(CONFIG)
     return connection, database, make_replay_tables(connection, database.schema, CONFIG, READER)
 
@@ -97,7 +97,7 @@ def test_both_versions_equal_a_naive_model(
         who, _, event = action.partition(" ")
         process = {"live": live, "other": other}.get(who, filling)
         if "meet" in action:
-            process.meet()
+            process.hand_over()
         elif event == "starts":
             process.start()
         else:
@@ -108,11 +108,11 @@ def test_both_versions_equal_a_naive_model(
             break
         live.take(logs, rnd.randint(1, 100), rnd, crash=False)
         filling.take(logs, rnd.randint(1, 100), rnd, crash=False)
-        filling.meet()
+        filling.hand_over()
         other.take(logs, rnd.randint(1, 100), rnd, crash=False)
     while any(p.next_offset < len(logs[at]) for at, p in live.positions.items()):
         live.take(logs, 1_000, rnd, crash=False)
-    filling.meet()
+    filling.hand_over()
     assert filling.positions == {}, "all partitions are handed over"
     model = Model()
     model.add_batch([record for log in logs.values() for record in log])
@@ -127,7 +127,7 @@ def test_a_process_that_missed_the_handover_stores_nothing(replayed: Any) -> Non
     rnd = random.Random(1)
     logs = draw_events(rnd, 60)
     live, filling, other = (Process(connection, reader) for reader in ("live", READER, READER))
-    filling.meet()
+    filling.hand_over()
     assert (filling.positions, len(other.positions)) == ({}, 3)
     live.take(logs, 1_000, rnd, crash=False)
     other.take(logs, 1_000, rnd, crash=False)

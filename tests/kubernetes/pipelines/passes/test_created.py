@@ -12,8 +12,8 @@ import pytest
 from kafka_admin import KafkaAdmin
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_operator.actuators.kubernetes.api import EVENT, KINDS
-from tidemill_operator.cluster.events import Recorder
-from tidemill_operator.cluster.observed import ObservedStatus
+from tidemill_operator.cluster.event_recorder import EventRecorder
+from tidemill_operator.cluster.figures_writer import FiguresWriter
 from tidemill_operator.cluster.queue import Result
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.figures import Figures, Observation
@@ -68,17 +68,17 @@ def test_a_second_pass_writes_nothing(cluster: Any, passes: Any, orders: Key, na
 def test_figures_of_the_observer_and_conditions_of_passes_share_the_status(
     cluster: Any, passes: Any, orders: Key, namespace: str
 ) -> None:
-    """A pass keeps the observer's figures, and a second look of the observer writes nothing."""
+    """A pass keeps the observer's figures, and a second measurement writes nothing."""
     observer = passes.observer()
     observer.watch(orders, cluster.get(orders)["status"])
-    observer.look()
+    observer.measure()
     status = cluster.get(orders)["status"]
     assert (status["lag"], status["lagSeconds"]) == (0, 0)
     assert "Ready" in {condition["type"] for condition in status["conditions"]}
     passes.once(orders)
     before = cluster.versions(namespace)
     assert passes.once(orders) is Result.SETTLED
-    observer.look()
+    observer.measure()
     assert cluster.versions(namespace) == before
     assert cluster.get(orders)["status"]["lag"] == 0
 
@@ -88,13 +88,13 @@ def test_figures_that_cannot_be_read_are_reported_in_a_separate_condition(
     cluster: Any, passes: Any, orders: Key, namespace: str
 ) -> None:
     """A pass keeps the condition. Readable figures remove it. Each change creates one Event."""
-    seen = Observation(None, "Kafka does not answer", 1.8e9)
-    shown = ObservedStatus(passes.api, Recorder(passes.api, "test"))
-    shown.show(orders, seen)
+    observation = Observation(None, "Kafka does not answer", 1.8e9)
+    writer = FiguresWriter(passes.api, EventRecorder(passes.api, "test"))
+    writer.update(orders, observation)
     passes.once(orders)
     assert cluster.condition(orders, "FiguresUnavailable") == ("True", "Unreachable")
     assert cluster.condition(orders, "Ready")[0] == "True"
-    shown.show(orders, Observation(Figures(7, 1.0, None, None, 1.8e9), "", 1.8e9))
+    writer.update(orders, Observation(Figures(7, 1.0, None, None, 1.8e9), "", 1.8e9))
     assert cluster.condition(orders, "FiguresUnavailable") == ("", "")
     assert cluster.get(orders)["status"]["lag"] == 7
     reasons = [event["reason"] for event in cluster.api.list(EVENT, namespace)]
@@ -128,7 +128,7 @@ def test_a_source_on_another_kafka_uses_the_login_of_a_secret(
     assert f"{namespace}.far.dead-letters" in data.topics(namespace)
     observer = passes.observer()
     observer.watch(key, cluster.get(key)["status"])
-    observer.look()
+    observer.measure()
     assert cluster.get(key)["status"]["lag"] == 0
 
 

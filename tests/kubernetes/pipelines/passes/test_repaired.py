@@ -136,11 +136,15 @@ def test_a_deleted_login_is_replaced_in_postgres_and_in_the_processors(
     cluster.api.delete(SECRET, namespace, "orders-credentials")
     passes.until(orders, Result.SETTLED)
     data = cluster.child(namespace, "Secret", "orders-credentials")["data"]
-    at = servers.postgres
+    address = servers.postgres
     for file in ("writer.json", "reader.json"):
         login = json.loads(base64.b64decode(data[file]))
         psycopg.connect(
-            host=at.host, port=at.port, dbname=at.database, user=login["user"], password=login["password"]
+            host=address.host,
+            port=address.port,
+            dbname=address.database,
+            user=login["user"],
+            password=login["password"],
         ).close()
     after = cluster.child(namespace, "Deployment", "orders-processor")
     assert after["spec"]["template"]["metadata"]["annotations"] != before["spec"]["template"]["metadata"]["annotations"]

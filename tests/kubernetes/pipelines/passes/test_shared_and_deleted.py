@@ -9,7 +9,7 @@ import pytest
 
 from tidemill_operator.actuators.kubernetes.api import KINDS, PIPELINE
 from tidemill_operator.cluster.queue import Result
-from tidemill_operator.cluster.removal.finalizing import FINALIZER
+from tidemill_operator.cluster.removal.finalizer import FINALIZER
 from tidemill_operator.keys import Key
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.integration]
@@ -21,7 +21,7 @@ def test_a_second_pipeline_does_not_restart_the_shared_workloads(
     before = {name: cluster.child(namespace, "Deployment", name) for name in ("tidemill-ingest", "tidemill-api")}
     passes.once(orders)
     (pod,) = cluster.api.list(KINDS["Pod"], namespace, selector="tidemill.dev/workload=tidemill-api")
-    shown = pod["metadata"]["annotations"]["tidemill.dev/files"]
+    old_hash = pod["metadata"]["annotations"]["tidemill.dev/files"]
     clicks = make("clicks", namespace)
     passes.until(clicks, Result.SETTLED)
     for name, old in before.items():
@@ -34,7 +34,7 @@ def test_a_second_pipeline_does_not_restart_the_shared_workloads(
     }
     selector = "tidemill.dev/workload=tidemill-api"
     (pod,) = cluster.api.list(KINDS["Pod"], namespace, selector=selector)
-    assert pod["metadata"]["annotations"]["tidemill.dev/files"] != shown, "the pod's node keeps old files"
+    assert pod["metadata"]["annotations"]["tidemill.dev/files"] != old_hash, "the pod's node keeps old files"
     versions = cluster.versions(namespace)
     passes.once(orders)
     assert {name: versions[name] for name in versions if name[0] != PIPELINE.kind} == {

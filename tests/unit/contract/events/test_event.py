@@ -188,18 +188,18 @@ MEMBERS = st.dictionaries(
 def test_random_events_get_the_same_values_and_reasons_alone_and_in_a_batch(raws: list[bytes], exact: bool) -> None:
     decoder = EXACT if exact else DECODER
     decoded = decoder.decode_all(raws, NOW)
-    events, verdicts = decoded.events, decoded.invalid
+    events, errors = decoded.events, decoded.invalid
     assert len(raws) == len(events)
     if decoded.micros is not None:
         single = [(EXACT.decode_all([raw], NOW).micros or [0])[0] for raw in raws]
         assert single == decoded.micros
     for index, raw in enumerate(raws):
-        if index in verdicts:
-            with pytest.raises(InvalidEvent) as verdict:
+        if index in errors:
+            with pytest.raises(InvalidEvent) as error:
                 decoder.decode(raw, NOW)
             assert events[index] is None
-            assert str(verdict.value) == str(verdicts[index])
-            assert verdict.value.field == verdicts[index].field
+            assert str(error.value) == str(errors[index])
+            assert error.value.field == errors[index].field
         else:
             assert decoder.decode(raw, NOW) == events[index]
 
@@ -216,6 +216,6 @@ def test_events_of_large_batches_get_the_same_values_and_reasons_as_alone() -> N
             raws[rnd.randrange(300)] = rnd.choice(hostile)
         decoded, single = EXACT.decode_all(raws, NOW), [EXACT.decode_all([raw], NOW) for raw in raws]
         assert decoded.events == [separate.events[0] for separate in single]
-        verdicts = {i: str(separate.invalid[0]) for i, separate in enumerate(single) if separate.invalid}
-        assert {i: str(verdict) for i, verdict in decoded.invalid.items()} == verdicts
+        errors = {i: str(separate.invalid[0]) for i, separate in enumerate(single) if separate.invalid}
+        assert {i: str(error) for i, error in decoded.invalid.items()} == errors
         assert decoded.micros == [(separate.micros or [0])[0] for separate in single]

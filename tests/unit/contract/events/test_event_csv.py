@@ -1,4 +1,4 @@
-"""Tests of CSV: reading by column gives the same values and verdicts as reading line by line."""
+"""Tests of CSV: reading by column gives the same values and errors as reading line by line."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_contract.events.formats.csv_columns import CsvReader
-from tidemill_contract.events.formats.csv_lines import CsvLines, flat
-from tidemill_contract.events.formats.opened import OpenedReader
+from tidemill_contract.events.formats.csv_lines import CsvLines, without_paths
+from tidemill_contract.events.formats.opened_reader import OpenedReader
 from tidemill_contract.resource.spec import PipelineSpec
 
 NOW_MS = 1_700_000_000_000
@@ -51,29 +51,29 @@ FIELDS: list[dict[str, Any]] = [
 ]
 
 
-def spec_of(written: Any = "csv") -> PipelineSpec:
+def spec_of(record_format: Any = "csv") -> PipelineSpec:
     metrics = [{"name": "n", "function": "count"}]
     by_shop = {
         "name": "a", "groupBy": ["shop"], "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics,
     }  # fmt: skip
-    source = {"format": written, "fields": FIELDS, "eventTime": {"field": "at"}}
+    source = {"format": record_format, "fields": FIELDS, "eventTime": {"field": "at"}}
     return PipelineSpec.model_validate({"source": source, "aggregations": [by_shop]})
 
 
 SPEC = spec_of()
-AT_ONCE, ONE_BY_ONE = CsvReader(SPEC, exact=True), OpenedReader(flat(SPEC), CsvLines(SPEC), exact=True)
+AT_ONCE, ONE_BY_ONE = CsvReader(SPEC, exact=True), OpenedReader(without_paths(SPEC), CsvLines(SPEC), exact=True)
 COLUMNS = st.tuples(
     *(st.sampled_from([usual, *([each] for each in usual), [*usual, ""], [*usual, *ODD]]) for usual in USUAL.values())
 )
 
 
 def decoded_by(reader: OpenedReader, raws: list[bytes]) -> Any:
-    """Return values, verdicts and microseconds as texts, which distinguish 0.0 from -0.0, and 1 from True."""
+    """Return values, errors and microseconds as texts, which distinguish 0.0 from -0.0, and 1 from True."""
     decoded = reader.read(raws, NOW_MS, ())
     valid = [event for event in decoded.events if event is not None]
     values = {field["name"]: repr(reader.values(valid, field["name"])) for field in FIELDS}
-    verdicts = {index: str(verdict) for index, verdict in decoded.invalid.items()}
-    return [event is None for event in decoded.events], values, verdicts, decoded.micros or [0] * len(raws)
+    errors = {index: str(error) for index, error in decoded.invalid.items()}
+    return [event is None for event in decoded.events], values, errors, decoded.micros or [0] * len(raws)
 
 
 @settings(max_examples=300)
@@ -94,9 +94,9 @@ def test_an_unusual_line_makes_only_its_group_of_lines_be_read_line_by_line(
     raws = [usual] * 200
     raws[70] = b"nothing"
     line_counts: list[int] = []
-    slow = OpenedReader.read
+    read = OpenedReader.read
     monkeypatch.setattr(
-        OpenedReader, "read", lambda self, some, *rest: line_counts.append(len(some)) or slow(self, some, *rest)
+        OpenedReader, "read", lambda self, lines, *rest: line_counts.append(len(lines)) or read(self, lines, *rest)
     )
     decoded = AT_ONCE.read(raws, NOW_MS, ())
     assert line_counts == [64]
@@ -118,9 +118,9 @@ def test_lines_end_only_at_line_feeds_and_carriage_returns(each: str) -> None:
 
 
 def test_columns_may_be_skipped_reordered_and_absent() -> None:
-    written = {"type": "csv", "columns": ["x", *reversed(USUAL), "y"], "delimiter": ";"}
-    spec = spec_of(written)
+    record_format = {"type": "csv", "columns": ["x", *reversed(USUAL), "y"], "delimiter": ";"}
+    spec = spec_of(record_format)
     line = ";".join(["1", *(cells[0] for cells in reversed(USUAL.values())), "2"]).encode()
     at_once = decoded_by(CsvReader(spec, exact=True), [line, line])
-    assert at_once == decoded_by(OpenedReader(flat(spec), CsvLines(spec), exact=True), [line, line])
+    assert at_once == decoded_by(OpenedReader(without_paths(spec), CsvLines(spec), exact=True), [line, line])
     assert at_once[2] == {}

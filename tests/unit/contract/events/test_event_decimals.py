@@ -66,7 +66,7 @@ def test_decimals_are_read_as_scaled_integers(text: str, scaled: int | None, rea
 
 
 @pytest.mark.parametrize(
-    ("text", "verdict"),
+    ("text", "error"),
     [
         ("12.345", "mistyped: amount: 12.345 has more than 2 digits after the point; round the number before sending"),
         ('"12.345"', "mistyped: amount: 12.345 has more than 2 digits after the point"),
@@ -86,12 +86,12 @@ def test_decimals_are_read_as_scaled_integers(text: str, scaled: int | None, rea
         ("[1]", "mistyped: amount: expected decimal(10,2), got array; send one value"),
     ],
 )
-def test_a_value_that_is_no_decimal_is_refused_with_its_field(text: str, verdict: str) -> None:
+def test_a_value_that_is_no_decimal_is_refused_with_its_field(text: str, error: str) -> None:
     """Values with too many digits are not rounded, as sums would differ from the sums of the sender."""
     decoder = EventDecoder(spec(amount(precision=10)))
     with pytest.raises(InvalidEvent) as refused:
         decoded(decoder, text)
-    assert str(refused.value).startswith(verdict)
+    assert str(refused.value).startswith(error)
     assert decoder.decode_all([b'{"amount": 1}', f'{{"amount": {text}}}'.encode()], NOW).invalid.keys() == {1}
 
 
@@ -117,20 +117,20 @@ def test_underscores_and_digits_beyond_ascii_are_refused_in_every_kind_of_path(
     good.append('{"city": "Ås_1", '.encode() + good[0][1:])
     other = (event % f'"{text}"').encode()
     for raws in ([other], [*good, other], [other, *good * 40]):
-        (letter,) = reader.read(records(*raws), NOW).dead
+        (letter,) = reader.read(records(*raws), NOW).dead_letters
         assert (letter.offset, letter.reason, letter.field) == (raws.index(other), "mistyped", "amount")
-    assert reader.read(records(*good * 40), NOW).dead == ()
+    assert reader.read(records(*good * 40), NOW).dead_letters == ()
 
 
 @pytest.mark.parametrize("text", ["1_000", "१२", "٣"])
 def test_csv_headers_and_defaults_refuse_underscores_and_digits_beyond_ascii(text: str) -> None:
     csv = spec(amount(), {"name": "city", "type": "string"}, format="csv")
-    (letter,) = batch_reader(csv).read(records(f"{text},a_b".encode(), b"1.5,c"), NOW).dead
+    (letter,) = batch_reader(csv).read(records(f"{text},a_b".encode(), b"1.5,c"), NOW).dead_letters
     assert (letter.offset, letter.reason, letter.field) == (0, "mistyped", "amount")
     price = {"name": "price", "type": "decimal", "scale": 2, "from": "header", "path": "x-price"}
     decoder = RecordDecoder(spec(amount(), price))
-    verdict = decoder.refusal(b'{"amount": 3}', NOW, Sent(text))
-    assert str(verdict).startswith(f'mistyped: price: expected decimal(18,2), got string "{text}"')
+    error = decoder.refusal(b'{"amount": 3}', NOW, Sent(text))
+    assert str(error).startswith(f'mistyped: price: expected decimal(18,2), got string "{text}"')
     with pytest.raises(ValueError, match="is not of type decimal"):
         default_of(FieldSpec.model_validate(amount(default=text)))
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill_contract.events.elements import LIST, MAX_ELEMENTS, ElementDecoder, Origins
+from tidemill_contract.events.elements import ELEMENTS_ATTRIBUTE, MAX_ELEMENTS, ElementDecoder, Origins
+from tidemill_contract.events.invalid_events import InvalidEvent
 from tidemill_contract.events.records import RecordDecoder
-from tidemill_contract.events.verdicts import InvalidEvent
 from tidemill_contract.resource.paths import read_path, show_path
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_contract.resource.spec import PipelineSpec
@@ -48,21 +48,25 @@ class Pipeline:
         self.inside = [f.name for f in spec.source.fields if f.array is not None and f.type != "json"]
 
     def read(self, *records: Any) -> list[Any]:
-        """Return the verdict of each record, or a list with a dictionary or a verdict for each element."""
+        """Return the error of each record, or a list with a dictionary or an error for each element."""
         raws = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in records]
         decoded = self.records.decode_all(raws, NOW)
-        at = [index for index, event in enumerate(decoded.events) if event is not None]
-        valid = [decoded.events[index] for index in at]
-        arrays = self.records.values(valid, LIST)
+        valid_indexes = [index for index, event in enumerate(decoded.events) if event is not None]
+        valid = [decoded.events[index] for index in valid_indexes]
+        arrays = self.records.values(valid, ELEMENTS_ATTRIBUTE)
         elements = self.elements.decode(arrays, NOW)
         assert elements.counts == [len(array or ()) for array in arrays]
         answers: list[Any] = [decoded.invalid.get(index, []) for index in range(len(raws))]
-        own = {name: dict(zip(at, self.records.values(valid, name), strict=True)) for name in self.outside}
-        of = [record for record, count in zip(at, elements.counts, strict=True) for _ in range(count)]
-        for index, record in enumerate(of):
+        record_values = {
+            name: dict(zip(valid_indexes, self.records.values(valid, name), strict=True)) for name in self.outside
+        }
+        record_indexes = [
+            record for record, count in zip(valid_indexes, elements.counts, strict=True) for _ in range(count)
+        ]
+        for index, record in enumerate(record_indexes):
             event = elements.events[index]
             assert (event is None) == (index in elements.invalid)
-            values = {name: values[record] for name, values in own.items()}
+            values = {name: values[record] for name, values in record_values.items()}
             values |= {name: self.elements.values([event], name)[0] for name in self.inside if event is not None}
             answers[record].append(elements.invalid.get(index, values))
         return answers
@@ -143,15 +147,15 @@ REFUSED = [
 
 @pytest.mark.parametrize(("record", "expected"), REFUSED)
 def test_an_invalid_record_is_refused_without_decoding_its_elements(record: Any, expected: str) -> None:
-    (verdict,) = Pipeline(ITEMS, time="ts").read(record)
-    assert str(verdict).startswith(expected)
+    (error,) = Pipeline(ITEMS, time="ts").read(record)
+    assert str(error).startswith(expected)
 
 
 def test_a_record_that_looks_like_an_envelope_is_accepted_if_it_has_the_array() -> None:
     (events,) = Pipeline(TAGS).read({"op": "c", "before": None, "tags": ["a"]})
     assert [event["tag"] for event in events] == ["a"]
-    (verdict,) = Pipeline(TAGS).read({"op": "c", "before": None, "after": {"tags": ["a"]}})
-    assert "this is a Debezium change event" in str(verdict)
+    (error,) = Pipeline(TAGS).read({"op": "c", "before": None, "after": {"tags": ["a"]}})
+    assert "this is a Debezium change event" in str(error)
 
 
 def test_an_invalid_element_is_refused_and_the_other_elements_are_events() -> None:
@@ -224,7 +228,7 @@ def test_json_of_elements_is_stored_unchanged() -> None:
     pipeline = Pipeline(fields, events={"store": True})
     raw = b'{"id": 1, "items": [ {"sku": "a", "part": {"n": 1.00}} , {}]}'
     decoded = pipeline.records.decode_all([raw], NOW)
-    elements = pipeline.elements.decode(pipeline.records.values(decoded.events, LIST), NOW)
+    elements = pipeline.elements.decode(pipeline.records.values(decoded.events, ELEMENTS_ATTRIBUTE), NOW)
     assert not elements.invalid
     assert pipeline.elements.as_json(elements.events, elements.raws) == [
         '{"sku":"a","whole":{"sku": "a", "part": {"n": 1.00}},"part":{"n": 1.00}}',

@@ -48,7 +48,7 @@ class Sent:
         return 1, NOW
 
 
-def decoder(
+def make_decoder(
     envelope: str = "none",
     *further: dict[str, Any],
     deletes: str = "deadLetter",
@@ -56,14 +56,14 @@ def decoder(
     **fields: Any,
 ) -> RecordDecoder:
     """Return a decoder of an envelope, with `further` fields, and `fields` as members of fields by name."""
-    plain: list[dict[str, Any]] = [
+    base_fields: list[dict[str, Any]] = [
         {"name": "id", "type": "integer", "required": True},
         {"name": "amount", "type": "number"},
         {"name": "at", "type": "timestamp"},
     ]
     source = {
         "format": {"envelope": envelope, "deletes": deletes},
-        "fields": [{**field, **fields.get(field["name"], {})} for field in plain] + list(further),
+        "fields": [{**field, **fields.get(field["name"], {})} for field in base_fields] + list(further),
         "eventTime": {"field": time},
     }
     metrics = [{"name": "n", "function": "count"}, {"name": "last", "function": "last", "field": "amount"}]
@@ -72,22 +72,22 @@ def decoder(
     return RecordDecoder(PipelineSpec.model_validate_json(spec.model_dump_json(by_alias=True)), exact=True)
 
 
-def read(of: RecordDecoder, *values: Any) -> list[Any]:
-    """Return the fields of each record, its verdict, or None if the record is ignored."""
+def read(decoder: RecordDecoder, *values: Any) -> list[Any]:
+    """Return the fields of each record, its error, or None if the record is ignored."""
     raws = [value if value is None or isinstance(value, bytes) else json.dumps(value).encode() for value in values]
     records = [Sent(raw) for raw in raws]
-    plain = [raw or b"" for raw in raws]
-    decoded = of.decode_all(plain, NOW, records=records)
+    event_bytes = [raw or b"" for raw in raws]
+    decoded = decoder.decode_all(event_bytes, NOW, records=records)
     results: list[Any] = []
     for index, event in enumerate(decoded.events):
-        verdict = decoded.invalid.get(index)
-        alone = of.refusal(plain[index], NOW, records[index])
-        assert (verdict and verdict.detail) == (alone and alone.detail)
-        assert (event is None) == (verdict is not None or index in decoded.ignored)
-        results.append(verdict)
+        error = decoded.invalid.get(index)
+        alone = decoder.refusal(event_bytes[index], NOW, records[index])
+        assert (error and error.detail) == (alone and alone.detail)
+        assert (event is None) == (error is not None or index in decoded.ignored)
+        results.append(error)
         if event is not None:
-            results[-1] = json.loads(of.as_json([event], [plain[index]])[0])
-            assert results[-1] == {name: of.values([event], name)[0] for name in results[-1]}
+            results[-1] = json.loads(decoder.as_json([event], [event_bytes[index]])[0])
+            assert results[-1] == {name: decoder.values([event], name)[0] for name in results[-1]}
     return results
 
 
@@ -95,26 +95,26 @@ def change(op: str | None, before: Any = None, after: Any = None, **further: Any
     return {"before": before, "after": after, "source": {"ts_ms": NOW, "table": "t"}, "op": op, **further}
 
 
-DEBEZIUM = decoder("debezium", OP, COMMITTED)
+DEBEZIUM = make_decoder("debezium", OP, COMMITTED)
 
 
 @pytest.mark.parametrize("op", ["c", "u", "r"])
 @pytest.mark.parametrize("with_schema", [False, True])
 def test_a_created_updated_or_read_row_is_an_event(op: str, with_schema: bool) -> None:
     sent = change(op, {"id": 1}, ROW)
-    whole = {"schema": {"type": "struct", "op": "c"}, "payload": sent} if with_schema else sent
+    value = {"schema": {"type": "struct", "op": "c"}, "payload": sent} if with_schema else sent
     expected = {**READ, "op": op, "committed": NOW}
-    assert read(DEBEZIUM, whole) == [expected]
-    assert read(DEBEZIUM, whole, sent, whole) == [expected] * 3
+    assert read(DEBEZIUM, value) == [expected]
+    assert read(DEBEZIUM, value, sent, value) == [expected] * 3
 
 
 def test_the_microseconds_of_event_times_in_rows_and_envelopes_are_kept() -> None:
     """The metrics `first` and `last` order events by microseconds."""
     raw = json.dumps(change("c", None, ROW, at="2026-11-01T10:00:00.000789Z")).encode()
     assert DEBEZIUM.decode_all([raw], NOW).micros == [456]
-    of = decoder("debezium", at={"from": "envelope"})
-    decoded = of.decode_all([raw], NOW)
-    assert (of.values(decoded.events, "at"), decoded.micros) == ([1_793_527_200_000], [789])
+    decoder = make_decoder("debezium", at={"from": "envelope"})
+    decoded = decoder.decode_all([raw], NOW)
+    assert (decoder.values(decoded.events, "at"), decoded.micros) == ([1_793_527_200_000], [789])
 
 
 DELETE = change("d", {"id": 7, "amount": 12.5, "at": ROW["at"]})
@@ -137,9 +137,9 @@ DELETES = [
 
 @pytest.mark.parametrize(("policy", "sent", "expected"), DELETES)
 def test_deletes_and_tombstones_are_handled_as_the_policy_says(policy: str, sent: Any, expected: Any) -> None:
-    of = decoder("debezium", OP, COMMITTED, deletes=policy)
+    decoder = make_decoder("debezium", OP, COMMITTED, deletes=policy)
     written = change("c", None, ROW)
-    alone, among = read(of, sent), read(of, written, sent, written)
+    alone, among = read(decoder, sent), read(decoder, written, sent, written)
     counted = {**READ, "op": "c", "committed": NOW}
     assert [among[0], among[2]] == [counted, counted]
     for result in (alone[0], among[1]):
@@ -153,7 +153,7 @@ def test_deletes_and_tombstones_are_handled_as_the_policy_says(policy: str, sent
 @pytest.mark.parametrize("policy", ["ignore", "deadLetter"])
 def test_tombstones_without_an_envelope_follow_the_policy(policy: str) -> None:
     """An empty value is not a tombstone."""
-    event, tombstone, empty = read(decoder(deletes=policy), ROW, None, b"")
+    event, tombstone, empty = read(make_decoder(deletes=policy), ROW, None, b"")
     assert event == READ
     assert (tombstone is None) == (policy == "ignore")
     assert (empty.reason, empty.detail.partition(";")[0]) == (Reason.NOT_JSON, "the record is empty")
@@ -161,19 +161,19 @@ def test_tombstones_without_an_envelope_follow_the_policy(policy: str) -> None:
 
 def test_the_payload_of_kafka_connect_is_the_event() -> None:
     schema = {"type": "struct", "fields": [], "optional": False}
-    of = decoder("connect", {"name": "kind", "type": "string", "from": "envelope", "path": "schema.type"})
+    decoder = make_decoder("connect", {"name": "kind", "type": "string", "from": "envelope", "path": "schema.type"})
     kinds = [ROW, None, {"id": "x"}]
-    results = read(of, *({"schema": schema, "payload": payload} for payload in kinds))
+    results = read(decoder, *({"schema": schema, "payload": payload} for payload in kinds))
     assert results[0] == {**READ, "kind": "struct"}
     assert (results[1].reason, results[1].detail.partition(";")[0]) == (
         Reason.DELETED, "the payload is null, which deletes a key",
     )  # fmt: skip
     assert (results[2].reason, results[2].field) == (Reason.MISTYPED, "id")
-    assert read(decoder("connect", deletes="ignore"), {"schema": None, "payload": None}) == [None]
+    assert read(make_decoder("connect", deletes="ignore"), {"schema": None, "payload": None}) == [None]
 
 
 ATTRIBUTES = {"specversion": "1.0", "id": "e1", "source": "/shop", "type": "paid", "time": "2026-11-01T10:00:00Z"}
-CLOUD = decoder(
+CLOUD = make_decoder(
     "cloudevents",
     {"name": "kind", "type": "string", "from": "envelope", "path": "type"},
     {"name": "tenant", "type": "string", "from": "envelope", "default": "none"},
@@ -222,19 +222,19 @@ REFUSED = [
 def test_an_envelope_that_cannot_be_opened_is_refused_with_the_reason(
     envelope: str, sent: Any, reason: Reason, detail: str
 ) -> None:
-    of = decoder(envelope)
-    (verdict,) = read(of, sent)
-    assert isinstance(verdict, InvalidEvent)
-    assert verdict.reason is reason
-    assert detail in verdict.detail
-    assert len(verdict.detail) < 400
+    decoder = make_decoder(envelope)
+    (error,) = read(decoder, sent)
+    assert isinstance(error, InvalidEvent)
+    assert error.reason is reason
+    assert detail in error.detail
+    assert len(error.detail) < 400
 
 
 def test_the_detail_of_an_invalid_member_of_an_envelope_names_field_and_path() -> None:
-    (verdict,) = read(DEBEZIUM, change("c", None, ROW) | {"source": {"ts_ms": "soon"}})
-    assert (verdict.reason, verdict.field) == (Reason.MISTYPED, "committed")
-    assert verdict.detail.endswith("; the field is read from the envelope's source.ts_ms")
-    assert verdict.detail.count("the field is read from") == 1
+    (error,) = read(DEBEZIUM, change("c", None, ROW) | {"source": {"ts_ms": "soon"}})
+    assert (error.reason, error.field) == (Reason.MISTYPED, "committed")
+    assert error.detail.endswith("; the field is read from the envelope's source.ts_ms")
+    assert error.detail.count("the field is read from") == 1
 
 
 @pytest.mark.parametrize(
@@ -247,14 +247,14 @@ def test_the_detail_of_an_invalid_member_of_an_envelope_names_field_and_path() -
     ],
 )
 def test_an_event_is_valid_if_its_envelope_lacks_an_optional_field(envelope: str, path: str, sent: Any) -> None:
-    of = decoder(envelope, {"name": "extra", "type": "string", "from": "envelope", "path": path})
-    assert read(of, sent) == [{**READ, "extra": None}]
+    decoder = make_decoder(envelope, {"name": "extra", "type": "string", "from": "envelope", "path": path})
+    assert read(decoder, sent) == [{**READ, "extra": None}]
 
 
 def test_the_detail_suggests_no_envelope_if_the_source_has_an_envelope() -> None:
-    of = decoder("debezium", at={"from": "envelope", "path": "source.at"})
-    (verdict,) = read(of, change("c", None, ROW))
-    assert verdict.detail == "at is missing; send it; the field is read from the envelope's source.at"
+    decoder = make_decoder("debezium", at={"from": "envelope", "path": "source.at"})
+    (error,) = read(decoder, change("c", None, ROW))
+    assert error.detail == "at is missing; send it; the field is read from the envelope's source.at"
 
 
 def test_json_of_the_row_is_stored() -> None:
@@ -268,10 +268,10 @@ def test_json_of_the_row_is_stored() -> None:
             {"name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": [{"name": "n", "function": "count"}]}
         ],
     }
-    of = RecordDecoder(PipelineSpec.model_validate(spec))
+    decoder = RecordDecoder(PipelineSpec.model_validate(spec))
     raw = json.dumps(change("c", {"doc": 1}, {"id": 1, "doc": {"a": [1.50]}})).encode()
-    events = of.decode_all([raw], NOW).events
-    assert json.loads(of.as_json(events, [raw])[0]) == {"id": 1, "doc": {"a": [1.5]}}
+    events = decoder.decode_all([raw], NOW).events
+    assert json.loads(decoder.as_json(events, [raw])[0]) == {"id": 1, "doc": {"a": [1.5]}}
 
 
 @given(
@@ -279,7 +279,7 @@ def test_json_of_the_row_is_stored() -> None:
 )
 def test_a_record_gets_the_same_result_alone_and_in_a_batch(sent: list[Any]) -> None:
     for policy in ("ignore", "event"):
-        of = decoder("debezium", OP, deletes=policy)
-        alone = [read(of, each)[0] for each in sent]
-        for single, in_batch in zip(alone, read(of, *sent), strict=True):
+        decoder = make_decoder("debezium", OP, deletes=policy)
+        alone = [read(decoder, each)[0] for each in sent]
+        for single, in_batch in zip(alone, read(decoder, *sent), strict=True):
             assert str(single) == str(in_batch)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tidemill_contract.events.elements import LIST, ElementDecoder
+from tidemill_contract.events.elements import ELEMENTS_ATTRIBUTE, ElementDecoder
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.resource.documents import load_documents
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 
 FOLDER = Path(__file__).parents[4] / "crds" / "examples" / "events"
 NOW = 1_790_000_000_000
@@ -225,10 +225,10 @@ def test_each_example_has_a_sample() -> None:
 
 def test_the_example_of_shop_orders_gives_an_event_for_each_element() -> None:
     (document,) = load_documents((FOLDER / "shop-orders.yaml").read_text())
-    pipeline, _ = check(document)
+    pipeline, _ = check_document(document)
     assert pipeline is not None
     records, elements = RecordDecoder(pipeline.spec), ElementDecoder(pipeline.spec)
-    arrays = records.values(records.decode_all([json.dumps(ORDER).encode()], NOW).events, LIST)
+    arrays = records.values(records.decode_all([json.dumps(ORDER).encode()], NOW).events, ELEMENTS_ATTRIBUTE)
     events = elements.decode(arrays, NOW)
     assert events.invalid == {}
     assert [json.loads(text) for text in elements.as_json(events.events, events.raws)] == ITEMS
@@ -237,7 +237,7 @@ def test_the_example_of_shop_orders_gives_an_event_for_each_element() -> None:
 @pytest.mark.parametrize(("name", "event", "expected"), SAMPLES)
 def test_an_example_reads_its_sample_event(name: str, event: dict[str, Any], expected: dict[str, Any]) -> None:
     (document,) = load_documents((FOLDER / f"{name}.yaml").read_text())
-    pipeline, faults = check(document)
+    pipeline, faults = check_document(document)
     assert faults == []
     assert pipeline is not None
     decoder = RecordDecoder(pipeline.spec)

@@ -25,27 +25,27 @@ NOW = 1_700_000_000_000
 BERLIN = "Europe/Berlin"
 
 
-def decoder(time: dict[str, Any], *, exact: bool = False, own: bool = False) -> EventDecoder:
+def make_decoder(time: dict[str, Any], *, exact: bool = False, is_event_time: bool = False) -> EventDecoder:
     fields = [{"name": "at", "type": "timestamp", **time}, {"name": "plain", "type": "timestamp"}]
-    source = {"fields": fields, "eventTime": {"field": "at"} if own else {}}
+    source = {"fields": fields, "eventTime": {"field": "at"} if is_event_time else {}}
     window = {"type": "tumbling", "size": "1m"}
     metrics = [{"name": "n", "function": "count"}]
     aggregations = [{"name": "a", "window": window, "metrics": metrics}]
     return EventDecoder(PipelineSpec.model_validate({"source": source, "aggregations": aggregations}), exact=exact)
 
 
-def read(of: EventDecoder, text: str) -> int | InvalidEvent | None:
-    """Return `at` of this JSON text, or its verdict. Check that the event is decoded equally alone and in a batch."""
+def read(decoder: EventDecoder, text: str) -> int | InvalidEvent | None:
+    """Return `at` of this JSON text, or its error. Check that the event is decoded equally alone and in a batch."""
     raw = b'{"at": ' + text.encode() + b', "plain": "2023-11-14T22:13:20Z"}'
-    batch = of.decode_all([raw], NOW)
-    verdict = of.refusal(raw, NOW)
-    if verdict is not None:
-        assert batch.invalid[0].detail == verdict.detail
-        return verdict
+    batch = decoder.decode_all([raw], NOW)
+    error = decoder.refusal(raw, NOW)
+    if error is not None:
+        assert batch.invalid[0].detail == error.detail
+        return error
     assert not batch.invalid
-    event = of.decode(raw, NOW)
-    value, plain = (of.values([event], name)[0] for name in ("at", "plain"))
-    assert [of.values(batch.events, name) for name in ("at", "plain")] == [[value], [plain]]
+    event = decoder.decode(raw, NOW)
+    value, plain = (decoder.values([event], name)[0] for name in ("at", "plain"))
+    assert [decoder.values(batch.events, name) for name in ("at", "plain")] == [[value], [plain]]
     assert plain == NOW
     return value
 
@@ -95,7 +95,7 @@ READ: list[tuple[dict[str, Any], str, int | None]] = [
 
 @pytest.mark.parametrize(("time", "text", "expected"), READ)
 def test_a_time_is_read_in_the_format_of_its_field(time: dict[str, Any], text: str, expected: int | None) -> None:
-    assert read(decoder(time), text) == expected
+    assert read(make_decoder(time), text) == expected
 
 
 REFUSED: list[tuple[dict[str, Any], str, Reason, str]] = [
@@ -133,10 +133,10 @@ REFUSED: list[tuple[dict[str, Any], str, Reason, str]] = [
 
 @pytest.mark.parametrize(("time", "text", "reason", "detail"), REFUSED)
 def test_a_time_in_another_format_is_refused(time: dict[str, Any], text: str, reason: Reason, detail: str) -> None:
-    verdict = read(decoder(time), text)
-    assert isinstance(verdict, InvalidEvent)
-    assert (verdict.reason, verdict.field) == (reason, "at")
-    assert verdict.detail.startswith(detail)
+    error = read(make_decoder(time), text)
+    assert isinstance(error, InvalidEvent)
+    assert (error.reason, error.field) == (reason, "at")
+    assert error.detail.startswith(detail)
 
 
 VALUES = [(time, json.loads(text), True) for time, text, expected in READ if expected is not None]
@@ -165,19 +165,19 @@ def test_a_default_is_valid_exactly_if_an_event_with_the_value_is_valid(
 
 
 def test_the_event_time_is_read_in_the_format_of_its_field() -> None:
-    of = decoder({"format": "us"}, exact=True, own=True)
+    decoder = make_decoder({"format": "us"}, exact=True, is_event_time=True)
     raws = [b'{"at": %d}' % (NOW * 1000 + 1234), b'{"at": "%d.7"}' % (NOW * 1000 + 5)]
-    batch = of.decode_all(raws, NOW)
-    assert of.values(batch.events, "at") == [NOW + 1, NOW]
+    batch = decoder.decode_all(raws, NOW)
+    assert decoder.values(batch.events, "at") == [NOW + 1, NOW]
     assert batch.micros == [234, 5]
-    (verdict,) = of.decode_all([b'{"at": %d}' % (NOW * 10**6)], NOW).invalid.values()
-    assert verdict.reason is Reason.OUT_OF_RANGE
-    (verdict,) = of.decode_all([b'{"at": %d}' % (2 * NOW * 1000)], NOW).invalid.values()
-    assert verdict.reason is Reason.TOO_FAR_IN_THE_FUTURE
-    (verdict,) = of.decode_all([b'{"at": -5}'], NOW).invalid.values()
-    assert verdict.reason is Reason.TOO_OLD
-    (verdict,) = of.decode_all([b'{"at": null}'], NOW).invalid.values()
-    assert verdict.reason is Reason.MISSING_FIELD
+    (error,) = decoder.decode_all([b'{"at": %d}' % (NOW * 10**6)], NOW).invalid.values()
+    assert error.reason is Reason.OUT_OF_RANGE
+    (error,) = decoder.decode_all([b'{"at": %d}' % (2 * NOW * 1000)], NOW).invalid.values()
+    assert error.reason is Reason.TOO_FAR_IN_THE_FUTURE
+    (error,) = decoder.decode_all([b'{"at": -5}'], NOW).invalid.values()
+    assert error.reason is Reason.TOO_OLD
+    (error,) = decoder.decode_all([b'{"at": null}'], NOW).invalid.values()
+    assert error.reason is Reason.MISSING_FIELD
 
 
 @settings(max_examples=300)
@@ -187,9 +187,9 @@ def test_the_event_time_is_read_in_the_format_of_its_field() -> None:
 )
 def test_a_fraction_of_any_number_of_digits_is_truncated_exactly(unit: str, number: Decimal) -> None:
     scale = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
-    of = decoder({"format": unit})
+    decoder = make_decoder({"format": unit})
     expected = math.floor(Fraction(number) * 1000 / scale)
-    value = read(of, f"{number:f}")
+    value = read(decoder, f"{number:f}")
     if -62_135_596_800_000 <= expected <= 253_402_300_799_999:
         assert value == expected
     else:
@@ -197,15 +197,15 @@ def test_a_fraction_of_any_number_of_digits_is_truncated_exactly(unit: str, numb
 
 
 def test_times_in_a_batch_are_read_as_each_time_alone() -> None:
-    of = decoder({"format": "%Y-%m-%dT%H:%M", "zone": BERLIN, "path": "meta.at"})
+    decoder = make_decoder({"format": "%Y-%m-%dT%H:%M", "zone": BERLIN, "path": "meta.at"})
     texts = [
         f"2023-{month:02}-{day:02}T{hour:02}:30" for month in (3, 10) for day in range(20, 32) for hour in range(24)
     ]
     raws = [json.dumps({"meta": {"at": text}}).encode() for text in [*texts, "odd", None]]
-    batch = of.decode_all(raws, NOW)
-    alone = [of.decode_all([raw], NOW) for raw in raws]
-    assert of.values([e for e in batch.events if e is not None], "at") == [
-        of.values(single.events, "at")[0] for single in alone if not single.invalid
+    batch = decoder.decode_all(raws, NOW)
+    alone = [decoder.decode_all([raw], NOW) for raw in raws]
+    assert decoder.values([e for e in batch.events if e is not None], "at") == [
+        decoder.values(single.events, "at")[0] for single in alone if not single.invalid
     ]
     assert list(batch.invalid) == [len(texts)]
 

@@ -19,7 +19,7 @@ FIELDS: list[dict[str, Any]] = [
 ]
 
 
-def decoder(fields: list[dict[str, Any]] = FIELDS, *, strict: bool = False) -> EventDecoder:
+def make_decoder(fields: list[dict[str, Any]] = FIELDS, *, strict: bool = False) -> EventDecoder:
     window, metrics = {"type": "tumbling", "size": "1m"}, [{"name": "n", "function": "count"}]
     spec = {"source": {"fields": fields, "strict": strict}, "events": {"store": True}}
     return EventDecoder(
@@ -27,19 +27,19 @@ def decoder(fields: list[dict[str, Any]] = FIELDS, *, strict: bool = False) -> E
     )
 
 
-def stored(raw: bytes, of: EventDecoder | None = None) -> Any:
-    """Return the stored text of an event, or its verdict."""
-    of = of or decoder()
-    batch = of.decode_all([raw, b"{}"], NOW)
-    beside = of.decode_all([raw, b'{"k": "\\u0000"}'], NOW).invalid.get(0)
+def stored(raw: bytes, decoder: EventDecoder | None = None) -> Any:
+    """Return the stored text of an event, or its error."""
+    decoder = decoder or make_decoder()
+    batch = decoder.decode_all([raw, b"{}"], NOW)
+    beside = decoder.decode_all([raw, b'{"k": "\\u0000"}'], NOW).invalid.get(0)
     assert (beside and beside.detail) == (batch.invalid.get(0) and batch.invalid[0].detail)
-    verdict = of.refusal(raw, NOW)
-    if verdict is not None:
-        assert batch.invalid[0].detail == verdict.detail
-        return verdict
+    error = decoder.refusal(raw, NOW)
+    if error is not None:
+        assert batch.invalid[0].detail == error.detail
+        return error
     assert not batch.invalid
-    alone = of.as_json([of.decode(raw, NOW)], [raw])
-    assert of.as_json(batch.events, [raw, b"{}"])[0] == alone[0]
+    alone = decoder.as_json([decoder.decode(raw, NOW)], [raw])
+    assert decoder.as_json(batch.events, [raw, b"{}"])[0] == alone[0]
     return alone[0]
 
 
@@ -79,10 +79,10 @@ REFUSED = [
 def test_json_that_postgres_cannot_store_is_refused(
     name: str, raw: bytes, reason: Reason, field: str | None, detail: str
 ) -> None:
-    verdict = stored(raw)
-    assert isinstance(verdict, InvalidEvent)
-    assert (verdict.reason, verdict.field) == (reason, field)
-    assert verdict.detail.startswith(detail)
+    error = stored(raw)
+    assert isinstance(error, InvalidEvent)
+    assert (error.reason, error.field) == (reason, field)
+    assert error.detail.startswith(detail)
 
 
 def test_members_that_are_not_stored_may_contain_a_nul() -> None:
@@ -90,11 +90,13 @@ def test_members_that_are_not_stored_may_contain_a_nul() -> None:
 
 
 def test_a_pipeline_may_have_only_json_fields() -> None:
-    of = decoder([{"name": "payload", "type": "json", "path": "a"}])
-    assert stored(b'{"a": [1, 2]}', of) == '{"payload":[1, 2]}'
+    decoder = make_decoder([{"name": "payload", "type": "json", "path": "a"}])
+    assert stored(b'{"a": [1, 2]}', decoder) == '{"payload":[1, 2]}'
 
 
 def test_a_strict_source_may_have_json_fields() -> None:
-    of = decoder([{"name": "k", "type": "string"}, {"name": "payload", "type": "json", "path": "a.b"}], strict=True)
-    assert stored(b'{"k": "x", "a": {"b": {"c": 1}}}', of) == '{"k":"x","payload":{"c": 1}}'
-    assert stored(b'{"a": {"c": 1}}', of).reason is Reason.UNKNOWN_FIELD
+    decoder = make_decoder(
+        [{"name": "k", "type": "string"}, {"name": "payload", "type": "json", "path": "a.b"}], strict=True
+    )
+    assert stored(b'{"k": "x", "a": {"b": {"c": 1}}}', decoder) == '{"k":"x","payload":{"c": 1}}'
+    assert stored(b'{"a": {"c": 1}}', decoder).reason is Reason.UNKNOWN_FIELD

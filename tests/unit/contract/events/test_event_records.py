@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_contract.events import judge
+from tidemill_contract.events import validator
 from tidemill_contract.events.decoder import InvalidEvent, Reason
 from tidemill_contract.events.event_times import EventTimes
 from tidemill_contract.events.formats.csv_lines import CsvLines
@@ -57,30 +57,30 @@ class Sent:
         return 1, self.time
 
 
-def decoder(
-    fields: list[dict[str, Any]] = FIELDS, *, time: str | None = None, group: str = "n", written: str = "json"
+def make_decoder(
+    fields: list[dict[str, Any]] = FIELDS, *, time: str | None = None, group: str = "n", record_format: str = "json"
 ) -> RecordDecoder:
-    source = {"format": written, "fields": fields, "eventTime": {"field": time} if time else {}}
+    source = {"format": record_format, "fields": fields, "eventTime": {"field": time} if time else {}}
     window, metrics = {"type": "tumbling", "size": "1m"}, [{"name": "count", "function": "count"}]
     aggregations = [{"name": "a", "groupBy": [group], "window": window, "metrics": metrics}]
     spec = PipelineSpec.model_validate({"source": source, "aggregations": aggregations})
     return RecordDecoder(PipelineSpec.model_validate_json(spec.model_dump_json(by_alias=True)), exact=True)
 
 
-DECODER = decoder()
+DECODER = make_decoder()
 
 
-def read(record: Sent, raw: bytes = b'{"order": {"n": 5}}', of: RecordDecoder = DECODER) -> Any:
-    """Return a record's values by name, or its verdict."""
-    decoded = of.decode_all([raw], NOW, records=[record])
-    verdict = of.refusal(raw, NOW, record)
-    if verdict is not None:
-        assert decoded.invalid[0].detail == verdict.detail
+def read(record: Sent, raw: bytes = b'{"order": {"n": 5}}', decoder: RecordDecoder = DECODER) -> Any:
+    """Return a record's values by name, or its error."""
+    decoded = decoder.decode_all([raw], NOW, records=[record])
+    error = decoder.refusal(raw, NOW, record)
+    if error is not None:
+        assert decoded.invalid[0].detail == error.detail
         assert decoded.events == [None]
-        return verdict
+        return error
     assert decoded.invalid == {}
-    values = json.loads(of.as_json(decoded.events, [raw])[0])
-    assert {name: of.values(decoded.events, name)[0] for name in values} == values
+    values = json.loads(decoder.as_json(decoded.events, [raw])[0])
+    assert {name: decoder.values(decoded.events, name)[0] for name in values} == values
     return values
 
 
@@ -128,15 +128,15 @@ REFUSED: list[tuple[Sent, Reason, str, str]] = [
 
 @pytest.mark.parametrize(("record", "reason", "field", "detail"), REFUSED)
 def test_a_refusal_names_the_part_of_the_record(record: Sent, reason: Reason, field: str, detail: str) -> None:
-    verdict = read(record)
-    assert isinstance(verdict, InvalidEvent)
-    assert (verdict.reason, verdict.field) == (reason, field)
-    assert verdict.detail.startswith(detail)
+    error = read(record)
+    assert isinstance(error, InvalidEvent)
+    assert (error.reason, error.field) == (reason, field)
+    assert error.detail.startswith(detail)
 
 
 def test_an_invalid_event_is_refused_before_its_record_is_read() -> None:
-    verdict = read(Sent(None, None), b'{"order": 5}')
-    assert (verdict.reason, verdict.field) == (Reason.MISTYPED, "n")
+    error = read(Sent(None, None), b'{"order": 5}')
+    assert (error.reason, error.field) == (Reason.MISTYPED, "n")
 
 
 def test_members_of_the_event_cannot_replace_parts_of_the_record() -> None:
@@ -149,7 +149,7 @@ def test_only_invalid_records_of_a_batch_are_refused() -> None:
     raws[1] = b"{"
     records = [Sent(b"a"), Sent(b"b"), Sent(b"c", None), Sent(b"d")]
     decoded = DECODER.decode_all(raws, NOW, records=records)
-    assert {index: verdict.reason for index, verdict in decoded.invalid.items()} == {
+    assert {index: error.reason for index, error in decoded.invalid.items()} == {
         1: Reason.NOT_JSON, 2: Reason.MISSING_FIELD,
     }  # fmt: skip
     events = [event for event in decoded.events if event is not None]
@@ -157,28 +157,28 @@ def test_only_invalid_records_of_a_batch_are_refused() -> None:
 
 
 def test_the_event_time_may_be_read_from_a_header() -> None:
-    of = decoder(time="sent")
+    decoder = make_decoder(time="sent")
     sent = Sent(None, [("X-Region", b"eu"), ("ce.time", b"2023-11-14T22:13:19.123456Z")])
-    decoded = of.decode_all([b"{}", b"[]", b"{}"], NOW, records=[sent, sent, Sent()])
+    decoded = decoder.decode_all([b"{}", b"[]", b"{}"], NOW, records=[sent, sent, Sent()])
     assert decoded.micros == [456, 0, 0]
-    assert of.values(decoded.events[:1], "sent") == [NOW - 877]
-    assert {index: verdict.reason for index, verdict in decoded.invalid.items()} == {
+    assert decoder.values(decoded.events[:1], "sent") == [NOW - 877]
+    assert {index: error.reason for index, error in decoded.invalid.items()} == {
         1: Reason.NOT_AN_OBJECT, 2: Reason.MISSING_FIELD,
     }  # fmt: skip
     future = Sent(None, [("X-Region", b"eu"), ("ce.time", b"%d" % (2 * NOW))])
-    assert read(future, b"{}", of).reason is Reason.TOO_FAR_IN_THE_FUTURE
+    assert read(future, b"{}", decoder).reason is Reason.TOO_FAR_IN_THE_FUTURE
 
 
 def test_a_group_key_that_is_read_from_the_record_has_the_limit_of_length() -> None:
-    of = decoder(group="shop")
-    assert read(Sent(b"x" * 1024), of=of)["shop"] == "x" * 1024
-    assert read(Sent(b"x" * 1025), of=of).reason is Reason.KEY_TOO_LONG
+    decoder = make_decoder(group="shop")
+    assert read(Sent(b"x" * 1024), decoder=decoder)["shop"] == "x" * 1024
+    assert read(Sent(b"x" * 1025), decoder=decoder).reason is Reason.KEY_TOO_LONG
 
 
 def test_records_are_not_read_if_no_field_needs_them() -> None:
-    of = decoder([{"name": "n", "type": "integer"}])
-    decoded = of.decode_all([b'{"n": 1}'], NOW, records=[None])  # type: ignore[list-item]
-    assert (of.beside, of.values(decoded.events, "n")) == (False, [1])
+    decoder = make_decoder([{"name": "n", "type": "integer"}])
+    decoded = decoder.decode_all([b'{"n": 1}'], NOW, records=[None])  # type: ignore[list-item]
+    assert (decoder.has_outside_fields, decoder.values(decoded.events, "n")) == (False, [1])
 
 
 def fails_with(word: str, real: Any) -> Any:
@@ -193,25 +193,25 @@ def fails_with(word: str, real: Any) -> Any:
 
 
 PLACES: list[tuple[str, Any, str, str]] = [
-    ("json", judge, "read_time", "value"),
-    ("json", judge, "read_time", "header"),
-    ("csv", judge, "read_time", "value"),
+    ("json", validator, "read_time", "value"),
+    ("json", validator, "read_time", "header"),
+    ("csv", validator, "read_time", "value"),
     ("csv", CsvLines, "document", "value"),
-    ("json", RecordDecoder, "_document", "header"),
+    ("json", RecordDecoder, "_text_document", "header"),
 ]
 
 
-@pytest.mark.parametrize(("written", "owner", "function", "origin"), PLACES)
+@pytest.mark.parametrize(("record_format", "owner", "function", "origin"), PLACES)
 def test_an_event_that_causes_an_internal_error_is_a_dead_letter_and_the_others_count(
-    written: str, owner: Any, function: str, origin: str, monkeypatch: pytest.MonkeyPatch
+    record_format: str, owner: Any, function: str, origin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EventTimes, "surely", fails_with("", EventTimes.surely))
+    monkeypatch.setattr(EventTimes, "are_all_valid", fails_with("", EventTimes.are_all_valid))
     monkeypatch.setattr(owner, function, fails_with("1600000000000", getattr(owner, function)))
     at = {"name": "at", "type": "timestamp", "from": origin}
-    of = decoder([at, {"name": "n", "type": "integer"}], written=written)
+    decoder = make_decoder([at, {"name": "n", "type": "integer"}], record_format=record_format)
     times = [1_500_000_000_000, 1_600_000_000_000, NOW]
-    raws = [b"%d,7" % time if written == "csv" else b'{"at": %d, "n": 7}' % time for time in times]
-    decoded = of.decode_all(raws, NOW, records=[Sent(None, [("at", b"%d" % time)]) for time in times])
-    assert {index: verdict.reason for index, verdict in decoded.invalid.items()} == {1: Reason.UNREADABLE}
+    raws = [b"%d,7" % time if record_format == "csv" else b'{"at": %d, "n": 7}' % time for time in times]
+    decoded = decoder.decode_all(raws, NOW, records=[Sent(None, [("at", b"%d" % time)]) for time in times])
+    assert {index: error.reason for index, error in decoded.invalid.items()} == {1: Reason.UNREADABLE}
     assert "a fault in Tidemill (OverflowError: too large for a float)" in decoded.invalid[1].detail
-    assert of.values([decoded.events[0], decoded.events[2]], "at") == [times[0], NOW]
+    assert decoder.values([decoded.events[0], decoded.events[2]], "at") == [times[0], NOW]

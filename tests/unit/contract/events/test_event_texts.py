@@ -25,31 +25,31 @@ FIELDS: list[dict[str, Any]] = [
 ]
 
 
-def decoder(written: Any, fields: list[dict[str, Any]] = FIELDS, time: str | None = "at") -> RecordDecoder:
-    source = {"format": written, "fields": fields, "eventTime": {"field": time} if time else {}}
+def make_decoder(record_format: Any, fields: list[dict[str, Any]] = FIELDS, time: str | None = "at") -> RecordDecoder:
+    source = {"format": record_format, "fields": fields, "eventTime": {"field": time} if time else {}}
     metrics = [{"name": "n", "function": "count"}]
     aggregations = [{"name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": metrics}]
     spec = PipelineSpec.model_validate({"source": source, "aggregations": aggregations})
     return RecordDecoder(PipelineSpec.model_validate_json(spec.model_dump_json(by_alias=True)))
 
 
-def read(of: RecordDecoder, *raws: bytes) -> list[Any]:
-    """Return the fields of each record or its verdict. Check that records are decoded equally alone and in a batch."""
-    decoded = of.decode_all(list(raws), NOW)
+def read(decoder: RecordDecoder, *raws: bytes) -> list[Any]:
+    """Return the fields of each record or its error. Check that records are decoded equally alone and in a batch."""
+    decoded = decoder.decode_all(list(raws), NOW)
     results: list[Any] = []
     for index, (event, raw) in enumerate(zip(decoded.events, raws, strict=True)):
-        alone = of.decode_all([raw], NOW)
-        verdict = decoded.invalid.get(index)
-        assert (verdict and verdict.detail) == (alone.invalid[0].detail if alone.invalid else None)
-        if verdict is not None:
-            results.append(verdict)
+        alone = decoder.decode_all([raw], NOW)
+        error = decoded.invalid.get(index)
+        assert (error and error.detail) == (alone.invalid[0].detail if alone.invalid else None)
+        if error is not None:
+            results.append(error)
             continue
-        results.append(json.loads(of.as_json([event], [raw])[0]))
-        assert results[-1] == json.loads(of.as_json(alone.events, [raw])[0])
+        results.append(json.loads(decoder.as_json([event], [raw])[0]))
+        assert results[-1] == json.loads(decoder.as_json(alone.events, [raw])[0])
     return results
 
 
-CSV = decoder("csv")
+CSV = make_decoder("csv")
 EMPTY = {"shop": "a", "amount": None, "items": 1, "paid": None, "at": 1_793_527_200_000}
 LINES = [
     (b"a,12.5,3,true,01.11.2026 10:00", {"shop": "a", "amount": 12.5, "items": 3, "paid": True}),
@@ -72,10 +72,12 @@ def test_the_cells_of_a_line_are_the_values_of_fields_in_order(line: bytes, expe
 
 def test_columns_may_have_another_order_than_the_fields_and_may_be_unused() -> None:
     fields = [{**FIELDS[0], "path": "Shop name"}, FIELDS[1]]
-    of = decoder({"type": "csv", "columns": ["id", "amount", "Shop name"], "delimiter": ";"}, fields, time=None)
-    assert read(of, b"7;1,5;a")[0].detail.startswith('amount: expected number, got string "1,5"')
-    assert read(of, b"7;1.5;a;")[0].reason is Reason.UNREADABLE
-    assert read(of, b"7;1.5;a", b";;b") == [{"shop": "a", "amount": 1.5}, {"shop": "b", "amount": None}]
+    decoder = make_decoder(
+        {"type": "csv", "columns": ["id", "amount", "Shop name"], "delimiter": ";"}, fields, time=None
+    )
+    assert read(decoder, b"7;1,5;a")[0].detail.startswith('amount: expected number, got string "1,5"')
+    assert read(decoder, b"7;1.5;a;")[0].reason is Reason.UNREADABLE
+    assert read(decoder, b"7;1.5;a", b";;b") == [{"shop": "a", "amount": 1.5}, {"shop": "b", "amount": None}]
 
 
 def test_several_fields_may_read_a_column_of_decimals() -> None:
@@ -84,10 +86,10 @@ def test_several_fields_may_read_a_column_of_decimals() -> None:
         {"name": "cents", "type": "decimal", "scale": 2, "path": "price"},
         {"name": "amount", "type": "decimal", "scale": 2, "path": "price", "required": True},
     ]
-    of = decoder({"type": "csv", "columns": ["shop", "price"]}, fields, time=None)
+    decoder = make_decoder({"type": "csv", "columns": ["shop", "price"]}, fields, time=None)
     raws = [b"a,9007199254740.93", b"b,0.001", b"c,"]
-    decoded = of.decode_all(raws, NOW)
-    assert [of.values(decoded.events[:1], name) for name in ("cents", "amount")] == [[900_719_925_474_093]] * 2
+    decoded = decoder.decode_all(raws, NOW)
+    assert [decoder.values(decoded.events[:1], name) for name in ("cents", "amount")] == [[900_719_925_474_093]] * 2
     assert "0.001 has more than 2 digits after the point" in decoded.invalid[1].detail
     assert decoded.invalid[2].reason is Reason.MISSING_FIELD
 
@@ -111,31 +113,31 @@ BROKEN = [
 def test_an_invalid_line_is_refused_with_the_reason(
     line: bytes, reason: Reason, field: str | None, detail: str
 ) -> None:
-    verdict = read(CSV, LINES[0][0], line)[1]
-    assert isinstance(verdict, InvalidEvent)
-    assert (verdict.reason, verdict.field) == (reason, field)
-    assert detail in verdict.detail
-    assert len(verdict.detail) < 400
+    error = read(CSV, LINES[0][0], line)[1]
+    assert isinstance(error, InvalidEvent)
+    assert (error.reason, error.field) == (reason, field)
+    assert detail in error.detail
+    assert len(error.detail) < 400
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1), min_size=1))
 def test_any_text_that_is_written_as_csv_is_read_unchanged(texts: list[str]) -> None:
-    of = decoder("csv", [{"name": "text", "type": "string"}], time=None)
+    decoder = make_decoder("csv", [{"name": "text", "type": "string"}], time=None)
     raws = []
     for text in texts:
         line = io.StringIO()
         csv.writer(line).writerow([text])
         raws.append(line.getvalue().encode())
-    assert [event["text"] for event in read(of, *raws)] == texts
+    assert [event["text"] for event in read(decoder, *raws)] == texts
 
 
 def test_json_with_the_framing_of_a_registry_is_read_without_a_request_to_it() -> None:
-    of = decoder({"type": "jsonSchema", "envelope": "connect"}, FIELDS[:2], time=None)
+    decoder = make_decoder({"type": "jsonSchema", "envelope": "connect"}, FIELDS[:2], time=None)
     plain = b'{"payload": {"shop": "a"}}'
-    good, unframed, short, wrong = read(of, b"\0\0\0\0\7" + plain, plain, b"\0\0\0", b"\0\0\0\0\x08[]")
+    good, unframed, short, wrong = read(decoder, b"\0\0\0\0\7" + plain, plain, b"\0\0\0", b"\0\0\0\0\x08[]")
     assert good == {"shop": "a", "amount": None}
     assert (unframed.reason, short.reason, wrong.reason) == (
         Reason.UNREADABLE, Reason.UNREADABLE, Reason.NOT_AN_OBJECT,
     )  # fmt: skip
     assert "got what looks like JSON, {" in unframed.detail
-    assert read(of, b"\0\0\0\0\7" + plain, b"\0\0\0\0\x08" + plain) == [good, good]
+    assert read(decoder, b"\0\0\0\0\7" + plain, b"\0\0\0\0\x08" + plain) == [good, good]

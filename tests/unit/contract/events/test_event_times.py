@@ -132,8 +132,8 @@ def test_an_invalid_time_is_refused_with_the_remedy(field: str, value: Any, reas
     assert (caught.value.reason, caught.value.field) == (reason, field)
     assert detail in caught.value.detail
     assert str(value).lower()[:59] in caught.value.detail.lower() or isinstance(value, float)
-    _, verdicts = DECODER.decode_batch([b'{"ts": 1795800000000}', raw], NOW)
-    assert {i: str(v) for i, v in verdicts.items()} == {1: str(caught.value)}
+    _, errors = DECODER.decode_batch([b'{"ts": 1795800000000}', raw], NOW)
+    assert {i: str(v) for i, v in errors.items()} == {1: str(caught.value)}
 
 
 def test_the_refusal_of_a_records_time_names_the_unit_that_it_may_have() -> None:
@@ -181,10 +181,10 @@ def test_fractions_of_any_number_of_digits_are_truncated(
 @given(st.integers(631_152_000, 4_102_444_800), st.sampled_from(["ts", "seen"]))
 def test_a_time_in_seconds_is_never_read_as_milliseconds(seconds: int, field: str) -> None:
     raws = [json.dumps({"ts": NOW}).encode(), json.dumps({"ts": "2026-11-27", field: seconds}).encode()]
-    events, verdicts = DECODER.decode_batch(raws, NOW)
+    events, errors = DECODER.decode_batch(raws, NOW)
     assert events[1] is None
-    assert (verdicts[1].reason, verdicts[1].field) == (Reason.OUT_OF_RANGE, field)
-    assert f"{seconds} means 1970-0" in verdicts[1].detail
+    assert (errors[1].reason, errors[1].field) == (Reason.OUT_OF_RANGE, field)
+    assert f"{seconds} means 1970-0" in errors[1].detail
 
 
 def test_a_long_text_is_refused_without_a_search_for_remedies() -> None:

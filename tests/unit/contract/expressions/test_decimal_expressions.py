@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill_contract.decimals import decimal_type, scale_of, value_of
-from tidemill_contract.expressions.compiler import ExpressionError, Transform, check, compile_transform
+from tidemill_contract.expressions.compiler import ExpressionError, Transform, check_type, compile_transform
 from tidemill_contract.resource.spec import PipelineSpec
 
 WIDE = Context(prec=100)
@@ -144,7 +144,7 @@ def _expected(text: str, kind: str, a: Decimal, b: Decimal, i: int) -> Any:
     ],
 )
 def test_expressions_over_decimals_have_this_type_and_value(text: str, kind: str, value: Any) -> None:
-    assert check(text, TYPES) == kind
+    assert check_type(text, TYPES) == kind
     row = results(compile_transform(spec(text)), a=[1250], b=[70], f=[0.5], s=[" 1234.565 "])
     assert row == [[value]]
 
@@ -168,10 +168,10 @@ def test_expressions_over_decimals_have_this_type_and_value(text: str, kind: str
 )
 def test_an_expression_that_mixes_decimals_with_other_types_is_refused(text: str, message: str) -> None:
     with pytest.raises(ExpressionError) as refused:
-        check(text, TYPES)
+        check_type(text, TYPES)
     assert message in str(refused.value)
 
 
 def test_a_product_with_more_than_18_digits_after_the_point_is_a_number() -> None:
-    assert check("a * a * a * a * a * a * a * a * a", TYPES) == decimal_type(18)
-    assert check("a * a * a * a * a * a * a * a * a * a", TYPES) == "number"
+    assert check_type("a * a * a * a * a * a * a * a * a", TYPES) == decimal_type(18)
+    assert check_type("a * a * a * a * a * a * a * a * a * a", TYPES) == "number"

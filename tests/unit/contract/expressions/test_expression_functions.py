@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from oracle.expressions import compiled
-from tidemill_contract.expressions.compiler import POLARS_TYPES, ExpressionError, check, compile_transform
+from tidemill_contract.expressions.compiler import POLARS_TYPES, ExpressionError, check_type, compile_transform
 from tidemill_contract.expressions.functions import apply_function
 from tidemill_contract.expressions.values import column, literal
 from tidemill_contract.resource.spec import PipelineSpec
@@ -128,7 +128,7 @@ def test_a_function_has_this_result_and_null_for_null(text: str, row: dict[str, 
 )
 def test_an_invalid_call_of_a_function_is_refused_with_the_remedy(text: str, message: str) -> None:
     with pytest.raises(ExpressionError) as caught:
-        check(text, TYPES)
+        check_type(text, TYPES)
     assert str(caught.value).startswith(message)
 
 

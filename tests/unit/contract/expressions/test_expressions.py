@@ -16,8 +16,8 @@ from tidemill_contract.expressions.compiler import (
     MAX_DERIVED_BYTES,
     POLARS_TYPES,
     ExpressionError,
-    check,
-    columns,
+    check_type,
+    column_names,
     compile_transform,
     derived_types,
 )
@@ -225,14 +225,14 @@ def test_an_expression_without_a_result_is_null(
 )
 def test_an_invalid_expression_is_refused_with_the_reason(expression: str, message: str) -> None:
     with pytest.raises(ExpressionError) as caught:
-        check(expression, TYPES)
+        check_type(expression, TYPES)
     assert message in str(caught.value)
 
 
 def test_a_filter_must_be_a_condition() -> None:
-    assert check("i > 1", TYPES, as_filter=True) == "boolean"
+    assert check_type("i > 1", TYPES, as_filter=True) == "boolean"
     with pytest.raises(ExpressionError, match="is of type integer, not a condition"):
-        check("i", TYPES, as_filter=True)
+        check_type("i", TYPES, as_filter=True)
 
 
 def test_a_derive_may_use_earlier_derives_and_the_filter_may_use_all() -> None:
@@ -262,7 +262,7 @@ def test_a_constant_is_repeated_for_every_row_and_adds_no_row_to_an_empty_frame(
 
 
 def test_the_columns_of_an_expression_are_the_columns_that_it_reads() -> None:
-    assert columns("CASE WHEN i > 0 THEN UPPER(s) ELSE 'x' END") == {"i", "s"}
+    assert column_names("CASE WHEN i > 0 THEN UPPER(s) ELSE 'x' END") == {"i", "s"}
 
 
 @pytest.mark.parametrize("expression", ["f * -1", "-f", "ROUND(f - 0.2)", "CEIL(f - 0.5)", "-0.0", "SIGN(-f)", "f"])
@@ -277,7 +277,7 @@ def test_the_result_zero_has_no_sign(expression: str) -> None:
 @settings(max_examples=80, deadline=None)
 def test_any_text_gives_a_type_or_an_expression_error(text: str) -> None:
     with contextlib.suppress(ExpressionError):
-        assert check(text, TYPES) in POLARS_TYPES
+        assert check_type(text, TYPES) in POLARS_TYPES
 
 
 LATE = dt.datetime(2013, 1, 1, 0, 0, 7, 999_000, tzinfo=dt.UTC)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from tidemill_contract.functions.composed import function_operands, in_order
-from tidemill_contract.functions.feeds import Feed, Feeds, guarded
-from tidemill_contract.functions.partials import fields_of, kept_in_order, layout, needed_columns
+from tidemill_contract.functions.composed import function_operands, operands_first
+from tidemill_contract.functions.fill_history import FillHistory, FillPeriods, mask_incomplete_metrics
+from tidemill_contract.functions.partials import build_layout, fields_of, needed_columns, needs_event_order
 from tidemill_contract.resource.kinds.metrics import METRICS, ExpressionMetric
 from tidemill_contract.resource.spec import AggregationSpec
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 from tidemill_contract.windows import answer_columns, answer_range, decoders
 
 TYPES = {"v": "number", "w": "integer", "s": "string"}
@@ -39,7 +39,7 @@ def faults(*metrics: dict[str, Any], **spec: Any) -> list[str]:
             **spec,
         },
     }
-    return [str(fault).removeprefix("spec.aggregations[0].metrics") for fault in check(document)[1]]
+    return [str(fault).removeprefix("spec.aggregations[0].metrics") for fault in check_document(document)[1]]
 
 
 def test_a_metric_by_expression_is_parsed_and_dumped_without_a_function() -> None:
@@ -51,12 +51,12 @@ def test_a_metric_by_expression_is_parsed_and_dumped_without_a_function() -> Non
 
 
 def test_a_metric_by_expression_has_no_columns_and_reads_no_fields() -> None:
-    plan = layout(aggregation(BASKET, ORDERS, REVENUE), TYPES)
-    assert [p.column for p in plan.partials] == ["_count", "_sum_v"]
-    metric = plan.metrics[0][0]
-    assert (needed_columns(metric), fields_of(metric), kept_in_order(metric)) == ([], set(), False)
-    assert decoders(plan) == {}
-    assert answer_range(*plan.metrics[0])[0] == float("-inf")
+    layout = build_layout(aggregation(BASKET, ORDERS, REVENUE), TYPES)
+    assert [p.column for p in layout.partials] == ["_count", "_sum_v"]
+    metric = layout.metrics[0][0]
+    assert (needed_columns(metric), fields_of(metric), needs_event_order(metric)) == ([], set(), False)
+    assert decoders(layout) == {}
+    assert answer_range(*layout.metrics[0])[0] == float("-inf")
 
 
 @pytest.mark.parametrize(
@@ -72,28 +72,28 @@ def test_a_metric_by_expression_has_no_columns_and_reads_no_fields() -> None:
     ],
 )
 def test_the_type_of_the_metric_is_the_type_of_the_expression(expression: str, kind: str) -> None:
-    plan = layout(aggregation({"name": "x", "expression": expression}, ORDERS, REVENUE, ITEMS), TYPES)
-    (name, actual, _), *_ = answer_columns(plan)
+    layout = build_layout(aggregation({"name": "x", "expression": expression}, ORDERS, REVENUE, ITEMS), TYPES)
+    (name, actual, _), *_ = answer_columns(layout)
     assert (name, actual) == ("x", kind)
 
 
 def test_the_sql_of_nested_expressions_grows_linearly() -> None:
     """Each expression is computed once. If operands were repeated, the SQL would have a million terms."""
     chain = [{"name": f"x{n}", "expression": f"x{n - 1} * x{n - 1}" if n else "revenue"} for n in range(20, -1, -1)]
-    plan = layout(aggregation(REVENUE, *chain), TYPES)
-    texts = {name: sql for name, _, sql in answer_columns(plan)}
+    layout = build_layout(aggregation(REVENUE, *chain), TYPES)
+    texts = {name: sql for name, _, sql in answer_columns(layout)}
     assert len(texts["x20"]) < 40_000
-    assert in_order({m.name: m for m, _ in plan.metrics}, "x2") == ["revenue", "x0", "x1", "x2"]
+    assert operands_first({m.name: m for m, _ in layout.metrics}, "x2") == ["revenue", "x0", "x1", "x2"]
 
 
 def test_a_metric_is_null_in_windows_for_which_an_operand_lacks_events() -> None:
     """The expression itself may have another result for null."""
     total = {"name": "total", "expression": "COALESCE(basket, 0)"}
-    plan = layout(aggregation(total, BASKET, ORDERS, REVENUE), TYPES)
-    guarded_plan = guarded(plan, Feeds(1, {"_sum_v": Feed(1)}))
-    assert dict(guarded_plan.whole) == dict.fromkeys(("total", "basket", "revenue"), "(_since >= 1)")
-    assert [m.name for m in function_operands([m for m, _ in plan.metrics], "total")] == ["orders", "revenue"]
-    assert '"_whole_total"' in answer_columns(guarded_plan)[0][2]
+    layout = build_layout(aggregation(total, BASKET, ORDERS, REVENUE), TYPES)
+    masked = mask_incomplete_metrics(layout, FillHistory(1, {"_sum_v": FillPeriods(1)}))
+    assert dict(masked.completeness) == dict.fromkeys(("total", "basket", "revenue"), "(_since >= 1)")
+    assert [m.name for m in function_operands([m for m, _ in layout.metrics], "total")] == ["orders", "revenue"]
+    assert '"_whole_total"' in answer_columns(masked)[0][2]
 
 
 @pytest.mark.parametrize(

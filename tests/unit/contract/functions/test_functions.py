@@ -12,12 +12,12 @@ from drawn.metrics import parameters_for
 from kafka_records import KafkaRecord
 from oracle.cells import columns_of, metric_cell
 from tidemill_contract.expressions.compiler import derived_types
-from tidemill_contract.functions.base import ANY, WITH_STRINGS, Function
-from tidemill_contract.functions.partials import field_types, layout
+from tidemill_contract.functions.base import ALL_TYPES, ALL_TYPES_AND_STRINGS, Function
+from tidemill_contract.functions.partials import build_layout, field_types
 from tidemill_contract.functions.registry import FUNCTIONS, KINDS, PARAMETERS
 from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.windows import answer_columns, answer_range, evaluator
+from tidemill_contract.windows import answer_columns, answer_range, find_decoder
 from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.merge import aggregate
 
@@ -54,32 +54,32 @@ def spec(*metrics: dict[str, Any]) -> PipelineSpec:
 
 def rows(pipeline: PipelineSpec, *members: str) -> pl.DataFrame:
     frame = BatchReader(pipeline).read([Record(n, text) for n, text in enumerate(members)], NOW).frame
-    plan = layout(pipeline.aggregations[0], field_types(pipeline, derived_types(pipeline)))
-    return aggregate.aggregate(frame, plan, closed_until=None, epochs={0: 0}).rows
+    layout = build_layout(pipeline.aggregations[0], field_types(pipeline, derived_types(pipeline)))
+    return aggregate.aggregate(frame, layout, closed_until=None, epochs={0: 0}).rows
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=list(FUNCTIONS))
 def test_every_function_has_documentation_parameters_columns_and_an_answer(function: Function) -> None:
-    assert function.value
-    assert function.error
-    assert set(function.takes) <= set(WITH_STRINGS)
+    assert function.description
+    assert function.accuracy
+    assert set(function.field_types) <= set(ALL_TYPES_AND_STRINGS)
     arguments = metric(function.name)
     METRICS.make(**arguments)
     parameters = [p for p in PARAMETERS.values() if function.name in p.functions]
-    assert {p.alias for p in parameters if p.needed} <= set(arguments)
-    for kind in function.takes:
+    assert {p.alias for p in parameters if p.required} <= set(arguments)
+    for kind in function.field_types:
         low, high = answer_range(METRICS.make(**arguments), kind)
         assert low < high
-    plan = layout(spec(arguments).aggregations[0], TYPES)
-    ((_, answered, sql),) = answer_columns(plan)
-    assert answered in (*ANY, "array")
+    layout = build_layout(spec(arguments).aggregations[0], TYPES)
+    ((_, answered, sql),) = answer_columns(layout)
+    assert answered in (*ALL_TYPES, "array")
     assert {need.kind.name for need in function.needs(METRICS.make(**arguments))} <= set(KINDS)
-    assert all(p.quoted in sql or len(plan.partials) > 2 for p in plan.partials[1:])
+    assert all(p.quoted in sql or len(layout.partials) > 2 for p in layout.partials[1:])
     assert columns_of(arguments), "the model of the tests must implement the function"
 
 
 def test_processors_fill_every_kind_of_column() -> None:
-    assert set(KINDS) - ROWS == set(aggregate._KINDS)
+    assert set(KINDS) - ROWS == set(aggregate._EXPRESSIONS)
 
 
 EVENTS = (
@@ -106,7 +106,7 @@ def test_a_histogram_counts_values_from_each_bound_to_the_next() -> None:
     (row,) = rows(spec(wanted), *EVENTS).rows(named=True)
     (counts,) = (value for name, value in row.items() if name.startswith("_histogram_v."))
     assert counts == "{0,1,2,1}"
-    decode = evaluator(METRICS.make(**wanted), "number")
+    decode = find_decoder(METRICS.make(**wanted), "number")
     assert decode is not None
     assert decode(None) is None
     assert metric_cell(wanted, TYPES, [{"v": v} for v in (5.0, 1.5, -0.5, 7.0)], 60_000).fits(decode([0, 1, 2, 1]))
@@ -132,7 +132,7 @@ def test_metrics_of_fields_with_long_names_have_different_columns() -> None:
             "aggregations": [{"name": "a", "window": {"type": "tumbling", "size": "1m"}, "metrics": wanted}],
         }
     ).aggregations[0]
-    columns = [p.column for p in layout(aggregation, dict.fromkeys(long, "integer")).partials]
+    columns = [p.column for p in build_layout(aggregation, dict.fromkeys(long, "integer")).partials]
     assert len(set(columns)) == 1 + 3 * len(wanted)
     assert max(map(len, columns)) <= 63
 

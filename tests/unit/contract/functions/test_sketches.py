@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill_contract.functions.partials import Partial
-from tidemill_contract.functions.sketches import VALUE_BYTES, build, compact, slots_lg
+from tidemill_contract.functions.sketches import VALUE_BYTES, build, compact, slots_log2
 from tidemill_contract.resource.kinds.metrics import METRICS
-from tidemill_contract.windows import evaluator
+from tidemill_contract.windows import find_decoder
 
 QUANTILES, UNIQUES, FREQUENT = (Partial(kind, "v", "bytea", 10) for kind in ("quantiles", "uniques", "frequent"))
-MEDIAN = evaluator(METRICS.make(name="m", function="quantile", field="v", q=0.5), "number")
-DISTINCT = evaluator(METRICS.make(name="d", function="distinct", field="v"), "string")
+MEDIAN = find_decoder(METRICS.make(name="m", function="quantile", field="v", q=0.5), "number")
+DISTINCT = find_decoder(METRICS.make(name="d", function="distinct", field="v"), "string")
 
 
 def rank(values: list[float], value: float | int | None) -> float:
@@ -52,7 +52,7 @@ def test_large_quantiles_are_within_one_percent_of_rank(q: float) -> None:
         stored += build(QUANTILES, values[start : start + 500]) or b""
         if start % 5_000 == 0:
             stored = compact(QUANTILES, stored)
-    value = evaluator(METRICS.make(name="m", function="quantile", field="v", q=q), "number")(stored)
+    value = find_decoder(METRICS.make(name="m", function="quantile", field="v", q=q), "number")(stored)
     assert abs(rank(values, value) - q) < 0.01
     assert len(compact(QUANTILES, stored)) < 12_000
 
@@ -80,7 +80,7 @@ def test_an_empty_text_counts_as_a_value() -> None:
 
 def top(stored: bytes | None, kind: str = "string", k: int = 10) -> list[tuple[Any, int, int]] | None:
     """Return value, count and error of each listed value."""
-    listed = evaluator(METRICS.make(name="t", function="topk", field="v", k=k), kind)(stored)
+    listed = find_decoder(METRICS.make(name="t", function="topk", field="v", k=k), kind)(stored)
     return None if listed is None else [(item["value"], item["count"], item["error"]) for item in listed]
 
 
@@ -139,7 +139,7 @@ def test_topk_of_many_values_is_within_the_documented_bounds(
         true.update(values)
         stored += build(partial, values) or b""
         stored = compact(partial, stored) if compacted else stored
-    slots = 2 ** slots_lg(k)
+    slots = 2 ** slots_log2(k)
     for sketch in (stored, compact(partial, stored)):
         listed = top(sketch, k=k)
         assert listed is not None
@@ -173,7 +173,7 @@ def test_topk_does_not_depend_on_the_order_of_frames() -> None:
 def test_topk_merges_frames_of_specs_with_another_k() -> None:
     """The larger sketch contains the values of both, exactly if they fit."""
     few, many = Partial("frequent", "v", "bytea", 10), Partial("frequent", "v", "bytea", 100)
-    assert (slots_lg(10), slots_lg(32), slots_lg(33), slots_lg(100)) == (9, 9, 10, 11)
+    assert (slots_log2(10), slots_log2(32), slots_log2(33), slots_log2(100)) == (9, 9, 10, 11)
     values = [number for number in range(1_000) for _ in range(1 + number % 3)]
     stored = (build(few, values[:300]) or b"") + (build(many, values[300:]) or b"")
     assert top(stored, "integer", 100) == top(compact(few, stored), "integer", 100) == ranked(values, 100)
@@ -227,7 +227,7 @@ BIG = st.sampled_from([0, 2**53, -(2**53), 2**63 - 5, -(2**63) + 5]).flatmap(
 @given(st.lists(BIG, min_size=1, max_size=200), st.integers(1, 5), st.floats(0.000001, 0.999999))
 def test_quantiles_of_integers_beyond_doubles_are_exact(values: list[int], pieces: int, q: float) -> None:
     """The result is one of the values, although some batches are stored as doubles."""
-    quantile = evaluator(METRICS.make(name="m", function="quantile", field="v", q=q), "integer")
+    quantile = find_decoder(METRICS.make(name="m", function="quantile", field="v", q=q), "integer")
     stored = b"".join(build(QUANTILES, values[i::pieces]) or b"" for i in range(pieces))
     expected = sorted(values)[math.ceil(q * len(values)) - 1]
     assert quantile(stored) == quantile(compact(QUANTILES, stored)) == expected
@@ -239,7 +239,7 @@ def test_quantiles_of_many_integers_beyond_doubles_are_within_one_percent_of_ran
     for start in range(0, len(values), 500):
         stored = compact(QUANTILES, stored + (build(QUANTILES, values[start : start + 500]) or b""))
         stored = compact(QUANTILES, stored + (build(QUANTILES, [float(start)]) or b""))
-    estimate = evaluator(METRICS.make(name="m", function="quantile", field="v", q=0.9), "integer")(stored)
+    estimate = find_decoder(METRICS.make(name="m", function="quantile", field="v", q=0.9), "integer")(stored)
     assert estimate in values
     assert abs(rank(values, estimate) - 0.9) < 0.01
     assert len(stored) < 24_000

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from bench import free_ports
-from tidemill_operator.actuators.kafka.python_client import connected
+from tidemill_operator.actuators.kafka.python_client import open_admin_client
 from tidemill_operator.errors import Reason, TidemillError
 
 SECONDS = 0.5
@@ -76,15 +76,15 @@ def test_a_server_that_is_no_broker_is_an_error_in_time_without_open_sockets(
         before, threads = _open_sockets(), threading.active_count()
         with (
             pytest.raises(TidemillError, match="does not answer") as raised,
-            connected({"bootstrap.servers": f"127.0.0.1:{port}", **config}, SECONDS, "looking"),
+            open_admin_client({"bootstrap.servers": f"127.0.0.1:{port}", **config}, SECONDS, "looking"),
         ):
             pass
         assert raised.value.reason is Reason.UNREACHABLE
-        assert {fd for fd in _open_sockets() - before if _is_clients(fd, port)} == set()
+        assert {fd for fd in _open_sockets() - before if _is_client_socket(fd, port)} == set()
         assert threading.active_count() == threads
 
 
-def _is_clients(fd: int, port: int) -> bool:
+def _is_client_socket(fd: int, port: int) -> bool:
     """Return whether the listener did not accept this socket."""
     item = socket.socket(fileno=fd)
     try:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.actuators.kubernetes.api import MANAGER
-from tidemill_operator.actuators.kubernetes.drift import difference, holds, repair, strangers
+from tidemill_operator.actuators.kubernetes.api import FIELD_MANAGER
+from tidemill_operator.actuators.kubernetes.drift import describe_repair, difference, foreign_managers, has_applied
 
 CONTAINER = {"name": "processor", "image": "p:1", "env": [{"name": "A", "value": "1"}]}
 
@@ -78,16 +78,16 @@ RESTART = {"f:template": {"f:metadata": {"f:annotations": {".": {}, "f:kubectl.k
     ],
 )
 def test_managers_that_own_fields_of_ours_are_named(reason: str, entry: dict[str, Any], expected: list[str]) -> None:
-    assert strangers({"metadata": {"managedFields": [entry]}}) == expected, reason
+    assert foreign_managers({"metadata": {"managedFields": [entry]}}) == expected, reason
 
 
 def test_the_manager_of_a_field_is_known() -> None:
     live = {
         "metadata": {"managedFields": [managed("tidemill", {"f:spec": {"f:replicas": {}}}, operation="Apply")]},
     }
-    assert holds(live, "tidemill", "f:spec", "f:replicas")
-    assert not holds(live, "tidemill", "f:spec", "f:paused")
-    assert not holds(live, "other", "f:spec", "f:replicas")
+    assert has_applied(live, "tidemill", "f:spec", "f:replicas")
+    assert not has_applied(live, "tidemill", "f:spec", "f:paused")
+    assert not has_applied(live, "other", "f:spec", "f:replicas")
 
 
 MARK = "tidemill.dev/applied"
@@ -96,7 +96,7 @@ MARK = "tidemill.dev/applied"
 def deployed(mark: str = "m1", *containers: str, replicas: int = 1, fields: dict[str, Any] | None = None) -> Any:
     """Return a Deployment, as a live or a wanted object."""
     pod = {"spec": {"containers": [{"name": name} for name in ("processor", *containers)]}}
-    entries = [managed(MANAGER, {"f:spec": {}}), *([managed("kubectl-edit", fields)] if fields else [])]
+    entries = [managed(FIELD_MANAGER, {"f:spec": {}}), *([managed("kubectl-edit", fields)] if fields else [])]
     metadata = {"name": "orders-processor", "annotations": {MARK: mark}, "managedFields": entries}
     return {"kind": "Deployment", "metadata": metadata, "spec": {"replicas": replicas, "template": pod}}
 
@@ -120,4 +120,4 @@ REPAIRS = [
 def test_a_repair_is_described(live: Any, message: str) -> None:
     wanted = deployed()
     del wanted["metadata"]["managedFields"]
-    assert repair(wanted, live) == message
+    assert describe_repair(wanted, live) == message

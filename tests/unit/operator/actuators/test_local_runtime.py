@@ -134,7 +134,9 @@ def test_the_secret_of_a_user_is_a_folder(runtime: LocalRuntime, tmp_path: Path)
 
 def test_keys_of_a_webhook_secret_are_files_of_the_pipeline(runtime: LocalRuntime, tmp_path: Path) -> None:
     """The files are links, so a changed key is used at once. A missing key is named, and ingest serves without it."""
-    hooked = replace(shared(), secrets={"p": ("api-keys.json",)}, copied={"webhook-github": ("hooks", "github")})
+    hooked = replace(
+        shared(), secrets={"p": ("api-keys.json",)}, secret_sources={"webhook-github": ("hooks", "github")}
+    )
     run(runtime, hooked)
     (outcome,) = runtime.ensure([hooked])
     assert (outcome.rank, outcome.serving, outcome.changed) == (Rank.WAITING, True, 0)
@@ -145,7 +147,7 @@ def test_keys_of_a_webhook_secret_are_files_of_the_pipeline(runtime: LocalRuntim
     assert (tmp_path / "data" / "secrets" / "ns" / "p" / "webhook-github").read_text() == "swordfish"
     (outcome,) = runtime.ensure([hooked])
     assert (outcome.rank, outcome.component) == (Rank.DONE, Component.INGEST)
-    moved = replace(hooked, copied={"webhook-github": ("other", "github")})
+    moved = replace(hooked, secret_sources={"webhook-github": ("other", "github")})
     assert runtime.ensure([moved])[0].changed == 1
 
 
@@ -158,11 +160,11 @@ def test_a_bridge_gets_the_folder_of_its_secret(runtime: LocalRuntime, tmp_path:
 def test_files_of_lookups_are_beside_the_pipeline_file(runtime: LocalRuntime, tmp_path: Path) -> None:
     """Secrets are folders below the data folder, as for a registry."""
     lookups = {"plans": Reference("configMap", "plans"), "products": Reference("secret", "shop-db")}
-    runtime.references.place("ns/p", tmp_path / "here")
+    runtime.references.set_fallback("ns/p", tmp_path / "here")
     run(runtime, replace(processor(), lookups=lookups))
-    environment_of_stage = settings(runtime.states()["ns.p-processor-0"].port)["TIDEMILL_LOOKUP_DIRS"]
+    lookup_dirs = settings(runtime.states()["ns.p-processor-0"].port)["TIDEMILL_LOOKUP_DIRS"]
     secret = tmp_path / "data" / "secret-refs" / "ns" / "shop-db"
-    assert json.loads(environment_of_stage) == {"plans": str(tmp_path / "here"), "products": str(secret)}
+    assert json.loads(lookup_dirs) == {"plans": str(tmp_path / "here"), "products": str(secret)}
 
 
 def test_applying_twice_writes_and_starts_nothing(runtime: LocalRuntime, tmp_path: Path) -> None:
@@ -275,13 +277,13 @@ def test_every_process_is_a_target_of_prometheus(runtime: LocalRuntime) -> None:
     Ingest and API serve their metrics at another port.
     """
     run(runtime, processor(replicas=2), shared())
-    figures = settings(21000)["TIDEMILL_STATUS_PORT"]
-    assert figures != "21000"
+    status_port = settings(21000)["TIDEMILL_STATUS_PORT"]
+    assert status_port != "21000"
     ports = {name: state.port for name, state in runtime.states().items()}
     processors = [f"127.0.0.1:{ports[f'ns.p-processor-{number}']}" for number in range(2)]
     assert runtime.targets() == [
         {"targets": processors, "labels": {"namespace": "ns", "component": "processor", "pipeline": "p"}},
-        {"targets": [f"127.0.0.1:{figures}"], "labels": {"namespace": "ns", "component": "ingest"}},
+        {"targets": [f"127.0.0.1:{status_port}"], "labels": {"namespace": "ns", "component": "ingest"}},
     ]
 
 
@@ -309,7 +311,7 @@ def test_the_folder_of_a_config_map_counts_more_than_the_folder_of_the_pipeline_
     maps, home = tmp_path / "maps", tmp_path / "home"
     references, workload = References(tmp_path / "secrets", maps), processor()
     assert references.config_map(workload, "enrich") == maps / "ns" / "enrich"
-    references.place("ns/p", home)
+    references.set_fallback("ns/p", home)
     assert references.config_map(workload, "enrich") == home
     (maps / "ns" / "enrich").mkdir(parents=True)
     assert references.config_map(workload, "enrich") == maps / "ns" / "enrich"

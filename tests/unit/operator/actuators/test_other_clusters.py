@@ -28,7 +28,7 @@ class Outdated(KafkaSession):
     def cluster_id(self) -> str:
         return "other"
 
-    def described(self, topics: Sequence[str]) -> dict[str, Any]:
+    def describe_topics(self, topics: Sequence[str]) -> dict[str, Any]:
         self._answers -= 1
         description = SimpleNamespace(partitions=[], topic_id="A")
         return {} if self._answers >= 0 else dict.fromkeys(topics, description)
@@ -38,7 +38,7 @@ class Outdated(KafkaSession):
 
 
 def test_a_topic_that_only_the_controller_knows_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "_SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr(sessions, "_WAIT_SECONDS", 0.2)
     cluster = Cluster(Connection("a:9092"), "")
     cluster.session = Outdated(answers=2)
     topic_found = cluster.topic("crm.orders", lambda: "own")
@@ -53,11 +53,11 @@ def test_a_topic_that_only_the_controller_knows_is_not_missing(monkeypatch: pyte
 def test_a_client_lives_until_all_its_requests_have_answers() -> None:
     """Pipelines share a client. After a request without an answer, later requests use a new client."""
     session = KafkaSession("127.0.0.1:1", {}, 1.0)
-    with session.told("listing topics"):
+    with session.translate_errors("listing topics"):
         client = weakref.ref(session.admin())
         with (
             pytest.raises(TidemillError, match=r"describing topics: Kafka at 127\.0\.0\.1:1 did not answer within 1 s"),
-            session.told("describing topics"),
+            session.translate_errors("describing topics"),
         ):
             raise FutureTimeout
         assert session.client is None
@@ -70,7 +70,7 @@ def test_remedies_of_another_cluster_name_port_secret_and_permission() -> None:
     cluster = Cluster(Connection("a:9093,b:9094"), "shop/crm-kafka")
 
     def raised_error(error: KafkaError | None) -> TidemillError:
-        with pytest.raises(TidemillError) as raised, cluster.session.told("describing topics"):
+        with pytest.raises(TidemillError) as raised, cluster.session.translate_errors("describing topics"):
             raise FutureTimeout if error is None else KafkaException(error)
         return raised.value
 
@@ -78,10 +78,10 @@ def test_remedies_of_another_cluster_name_port_secret_and_permission() -> None:
         "check that Kafka runs, and allow the operator to connect to port 9093 and 9094: in Kubernetes, add the port"
         " to the chart's value networkPolicy.egressPorts"
     )
-    cluster.session._note(KafkaError(KafkaError._AUTHENTICATION, "wrong password"))
+    cluster.session._record_refusal(KafkaError(KafkaError._AUTHENTICATION, "wrong password"))
     assert raised_error(None).remedy == "check the login in the Secret shop/crm-kafka"
     denied = raised_error(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
     assert denied.remedy == "allow Describe and Read on the topic to the login in the Secret shop/crm-kafka"
-    with cluster.session.told("describing topics"):
+    with cluster.session.translate_errors("describing topics"):
         pass
     assert "check that Kafka runs" in raised_error(None).remedy

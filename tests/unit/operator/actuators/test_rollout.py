@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.actuators.kubernetes.rollout import rollout
+from tidemill_operator.actuators.kubernetes.rollout import rollout_outcome
 from tidemill_operator.errors import Reason
 from tidemill_operator.outcome import Rank
 from tidemill_operator.plan.model import Workload
@@ -20,7 +20,7 @@ ROLLOUTS: list[tuple[str, tuple[int, int, int], dict[str, Any], str, str]] = [
     (
         "the status is of an earlier generation",
         (1, 1, 1),
-        {"seen": 1},
+        {"observed": 1},
         "0 of 1 replicas of p run as specified, 1 are available",
         "serving",
     ),
@@ -28,13 +28,13 @@ ROLLOUTS: list[tuple[str, tuple[int, int, int], dict[str, Any], str, str]] = [
 ]
 
 
-def deployment(counts: tuple[int, int, int], wanted: int, *, seen: int = 2, **status: Any) -> dict[str, Any]:
+def deployment(counts: tuple[int, int, int], wanted: int, *, observed: int = 2, **status: Any) -> dict[str, Any]:
     running, updated, available = counts
     outcome = {
         "replicas": running,
         "updatedReplicas": updated,
         "availableReplicas": available,
-        "observedGeneration": seen,
+        "observedGeneration": observed,
     }
     return {"metadata": {"generation": 2}, "spec": {"replicas": wanted}, "status": {**outcome, **status}}
 
@@ -48,7 +48,7 @@ def test_a_rollout_reports_how_many_pods_are_updated_and_whether_it_serves(
     case: str, counts: tuple[int, int, int], more: dict[str, Any], message: str, state: str
 ) -> None:
     wanted = 1 if "of 1 " in message or "former" in message else counts[0]
-    outcome = rollout(workload(), deployment(counts, wanted, **more), changed=0)
+    outcome = rollout_outcome(workload(), deployment(counts, wanted, **more), changed=0)
     if state == "done":
         assert outcome.rank is Rank.DONE, case
         return
@@ -58,13 +58,13 @@ def test_a_rollout_reports_how_many_pods_are_updated_and_whether_it_serves(
 
 def test_the_rollout_of_a_replay_always_serves() -> None:
     """A replay runs beside the processors, so missing pods of a replay make nothing unready."""
-    assert rollout(workload("replay"), deployment((1, 1, 0), 1), changed=0).serving
+    assert rollout_outcome(workload("replay"), deployment((1, 1, 0), 1), changed=0).serving
 
 
 def test_a_stuck_rollout_reports_the_reason() -> None:
     condition = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
-    outcome = rollout(
-        workload(), deployment((2, 1, 1), 1, seen=2, conditions=[condition], unavailableReplicas=1), changed=0
+    outcome = rollout_outcome(
+        workload(), deployment((2, 1, 1), 1, observed=2, conditions=[condition], unavailableReplicas=1), changed=0
     )
     assert (outcome.reason, outcome.serving) == (Reason.STUCK, True)
     assert outcome.message.endswith("; no progress (ProgressDeadlineExceeded); check the events of the pods")

@@ -27,17 +27,17 @@ def test_secrets_are_created_once(tmp_path: Path) -> None:
 
 
 def test_each_login_has_another_password_of_at_least_40_characters(tmp_path: Path) -> None:
-    secrets_of = [ensure(tmp_path, name) for name in ("a", "b")]
-    passwords = {login.password for secrets in secrets_of for login in (secrets.writer, secrets.reader)}
+    all_secrets = [ensure(tmp_path, name) for name in ("a", "b")]
+    passwords = {login.password for secrets in all_secrets for login in (secrets.writer, secrets.reader)}
     assert len(passwords) == 4
     assert min(map(len, passwords)) >= 40
 
 
 def test_workloads_read_the_created_secrets(tmp_path: Path) -> None:
-    secrets_of = ensure(tmp_path)
+    secrets = ensure(tmp_path)
     settings = WorkloadSettings(secrets_dir=tmp_path / "shop")
-    assert settings.credentials("orders", "writer") == secrets_of.writer
-    assert settings.credentials("orders", "reader") == secrets_of.reader
+    assert settings.credentials("orders", "writer") == secrets.writer
+    assert settings.credentials("orders", "reader") == secrets.reader
     (key,) = settings.api_keys("orders").keys
     assert key.scopes == (EVENTS_APPEND, QUERY_READ)
 
@@ -61,8 +61,8 @@ def test_the_file_for_workloads_has_only_the_hash_of_the_key(tmp_path: Path) -> 
 
 def test_passwords_are_not_in_the_text_of_the_object(tmp_path: Path) -> None:
     """A log line or traceback with the object contains no password."""
-    secrets_of = ensure(tmp_path)
-    assert secrets_of.writer.password not in repr(secrets_of)
+    secrets = ensure(tmp_path)
+    assert secrets.writer.password not in repr(secrets)
 
 
 def test_a_login_of_another_role_is_replaced(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 
 
 def test_the_help_lists_all_commands() -> None:
-    shown = build_parser().format_help()
-    assert [command for command in SUBCOMMANDS if f"tidemill {command}" not in shown] == []
+    help_text = build_parser().format_help()
+    assert [command for command in SUBCOMMANDS if f"tidemill {command}" not in help_text] == []
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,9 @@ def test_a_failing_command_prints_a_message_without_a_traceback(
 ) -> None:
     """`tidemill status` without a running `up` ends with exit code 1. The remedy is on stderr."""
     assert main(["status", "--data-dir", str(tmp_path)]) == 1
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "start it with `tidemill up -f FILE`" in shown.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "start it with `tidemill up -f FILE`" in printed.err
 
 
 def test_a_wrong_setting_stops_up_before_anything_starts(

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from tidemill_operator.cli import plan as command
+from tidemill_operator.cli.live_servers import LiveServers
 from tidemill_operator.cli.main import main
-from tidemill_operator.cli.observe import World
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.live import LiveSchema, Owner
 from tidemill_operator.settings import Platform
@@ -31,7 +31,7 @@ def no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def written(folder: Path, *documents: Document) -> str:
+def write_file(folder: Path, *documents: Document) -> str:
     path = folder / "pipelines.yaml"
     path.write_text(yaml.safe_dump_all(documents))
     return str(path)
@@ -56,8 +56,12 @@ def document(name: str, **spec: Any) -> Document:
         "metrics": [{"name": "orders", "function": "count"}],
     }
     metadata = {"name": name, "namespace": "shop"}
-    lines_found = {"apiVersion": "tidemill.dev/v1alpha1", "kind": "AnalyticsPipeline", "metadata": metadata}
-    return {**lines_found, "spec": {"aggregations": [aggregation], **spec}}
+    return {
+        "apiVersion": "tidemill.dev/v1alpha1",
+        "kind": "AnalyticsPipeline",
+        "metadata": metadata,
+        "spec": {"aggregations": [aggregation], **spec},
+    }
 
 
 def test_everything_that_a_pipeline_reads_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,9 +109,9 @@ def test_everything_that_a_pipeline_reads_has_a_line(tmp_path: Path, capsys: pyt
         },
         transform={"python": {"configMap": "enrich", "file": "enrich.py", "function": "enrich"}},
     )
-    assert main(["plan", written(tmp_path, elsewhere, inputs)]) == 0
-    lines_found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reads ")]
-    assert [line.removeprefix("  reads ") for line in lines_found] == [
+    assert main(["plan", write_file(tmp_path, elsewhere, inputs)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reads ")]
+    assert [line.removeprefix("  reads ") for line in lines] == [
         "topic crm.orders, Kafka other:9092, Secret other-kafka",
         "lookup products, table shop.products, by sku, Secret shop-db",
         "lookup prices, file prices.csv of ConfigMap prices, by sku",
@@ -121,14 +125,14 @@ def test_everything_that_a_pipeline_reads_has_a_line(tmp_path: Path, capsys: pyt
     several = {"fields": fields, "topic": {"managed": False}}
     listed = document("listed", source={**several, "topics": ["shop.a", "shop.b"]})
     matched = document("matched", source={**several, "topicPattern": r"shop\..*"})
-    assert main(["plan", written(tmp_path, listed, matched)]) == 0
-    lines_found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reads ")]
-    assert [line.removeprefix("  reads ") for line in lines_found] == [
+    assert main(["plan", write_file(tmp_path, listed, matched)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  reads ")]
+    assert [line.removeprefix("  reads ") for line in lines] == [
         "topic shop.a, the platform's Kafka",
         "topic shop.b, the platform's Kafka",
         r"topics shop\..*, the platform's Kafka",
     ]
-    assert main(["plan", written(tmp_path, elsewhere), "--output", "json"]) == 0
+    assert main(["plan", write_file(tmp_path, elsewhere), "--output", "json"]) == 0
     (pipeline,) = json.loads(capsys.readouterr().out)["pipelines"]
     assert pipeline["reads"][0] == {
         "kind": "topic",
@@ -178,7 +182,7 @@ def test_each_pipeline_of_a_file_has_a_section(
 ) -> None:
     other = copy.deepcopy(document)
     other["metadata"]["name"] = "returns"
-    assert main(["plan", written(tmp_path, document, other)]) == 0
+    assert main(["plan", write_file(tmp_path, document, other)]) == 0
     shown = capsys.readouterr().out
     assert "shop/orders, generation 1\n+ topic shop.orders.events" in shown
     assert "shop/returns, generation 1\n+ topic shop.returns.events" in shown
@@ -189,7 +193,7 @@ def test_a_spec_that_cannot_be_applied_is_refused(
 ) -> None:
     """The command ends with exit code 1, prints the refusal, and shows no changes."""
     document["spec"]["source"]["topic"] = {"config": {"min.insync.replicas": "2"}}
-    file = written(tmp_path, document)
+    file = write_file(tmp_path, document)
     assert main(["plan", file]) == 1
     assert capsys.readouterr().out.splitlines()[2:] == [
         "shop/orders, generation 1",
@@ -232,7 +236,7 @@ def test_the_platform_defaults_come_from_the_environment(
     tmp_path: Path, document: Document, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document["spec"]["source"]["topic"] = {"name": "bank.payments"}
-    file = written(tmp_path, document)
+    file = write_file(tmp_path, document)
     assert main(["plan", file]) == 2
     capsys.readouterr()
     monkeypatch.setenv("TIDEMILL_TOPIC_PREFIXES", "bank.")
@@ -258,7 +262,7 @@ def test_an_unreachable_server_is_exit_code_1(
 ) -> None:
     """A plan without the server would be a guess. The message has the address without the password."""
     monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tidemill_operator.cli.observe.ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("tidemill_operator.cli.live_servers.ANSWER_SECONDS", 0.5)
     assert main(["plan", str(EXAMPLE)]) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -267,8 +271,8 @@ def test_an_unreachable_server_is_exit_code_1(
 
 
 @dataclass(frozen=True)
-class SeenWorld(World):
-    """A world with this schema."""
+class FakeServers(LiveServers):
+    """Servers whose Postgres has this schema."""
 
     live: LiveSchema | None = None
 
@@ -276,12 +280,12 @@ class SeenWorld(World):
         return self.live
 
 
-def seen_world(live: LiveSchema | None, uids: dict[str, str] | None = None) -> SeenWorld:
-    return SeenWorld(Platform(), uids, live)
+def fake_servers(live: LiveSchema | None, uids: dict[str, str] | None = None) -> FakeServers:
+    return FakeServers(Platform(), uids, live)
 
 
-def planned_errors(document: Document, world: World) -> list[TidemillError]:
-    return list(command.plan_document(document, world).refused)
+def planned_errors(document: Document, servers: LiveServers) -> list[TidemillError]:
+    return list(command.plan_document(document, servers).refusals)
 
 
 OWNED = LiveSchema(owner=Owner("shop", "orders", "uid-1", "local"))
@@ -317,11 +321,11 @@ def test_a_schema_of_another_owner_is_refused_until_adopted(
     del document["metadata"]["uid"]
     if uid is not None:
         document["metadata"]["uid"] = uid
-    world = seen_world(LiveSchema(owner=owner), uids)
-    reasons = [error.reason for error in planned_errors(document, world)]
+    servers = fake_servers(LiveSchema(owner=owner), uids)
+    reasons = [error.reason for error in planned_errors(document, servers)]
     assert reasons == ([Reason.RESOURCE_CONFLICT] if conflict else []), why
     document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
-    assert planned_errors(document, world) == []
+    assert planned_errors(document, servers) == []
 
 
 def test_a_topic_that_another_pipeline_of_the_file_manages_is_refused(
@@ -331,7 +335,7 @@ def test_a_topic_that_another_pipeline_of_the_file_manages_is_refused(
     other = copy.deepcopy(document)
     other["metadata"] |= {"name": "returns", "uid": "uid-2"}
     other["spec"]["source"]["topic"] = {"name": "shop.orders.events", "partitions": 6}
-    assert main(["plan", written(tmp_path, document, other)]) == 1
+    assert main(["plan", write_file(tmp_path, document, other)]) == 1
     data = (
         "! spec.source.topic.name: topic shop.orders.events is managed by the pipeline shop/orders, which was first;"
         " name another topic; pipelines can share a topic if each of them sets managed: false"
@@ -340,9 +344,9 @@ def test_a_topic_that_another_pipeline_of_the_file_manages_is_refused(
     assert shown.splitlines()[-3:] == ["shop/returns, generation 1", data, "refused; nothing is created"]
     assert "+ topic shop.orders.events" in shown
     other["spec"]["source"]["topic"] = {"name": "shop.orders.events", "managed": False}
-    assert main(["plan", written(tmp_path, document, other)]) == 1
+    assert main(["plan", write_file(tmp_path, document, other)]) == 1
     document["spec"]["source"]["topic"] = other["spec"]["source"]["topic"] = {"name": "shop.all", "managed": False}
-    assert main(["plan", written(tmp_path, document, other)]) == 0
+    assert main(["plan", write_file(tmp_path, document, other)]) == 0
 
 
 def test_the_generation_follows_the_accepted_spec(document: Document) -> None:
@@ -350,10 +354,10 @@ def test_the_generation_follows_the_accepted_spec(document: Document) -> None:
     generation = document["metadata"].pop("generation")
     assert generation == 1
     live = LiveSchema(owner=OWNED.owner, generation=4, accepted=copy.deepcopy(document["spec"]))
-    assert command.plan_document(document, seen_world(live)).plan.schema.generation == 4
+    assert command.plan_document(document, fake_servers(live)).plan.schema.generation == 4
     document["spec"]["suspend"] = True
-    assert command.plan_document(document, seen_world(live)).plan.schema.generation == 4
+    assert command.plan_document(document, fake_servers(live)).plan.schema.generation == 4
     document["spec"]["transform"] = {"filter": "amount > 0"}
-    assert command.plan_document(document, seen_world(live)).plan.schema.generation == 5
+    assert command.plan_document(document, fake_servers(live)).plan.schema.generation == 5
     document["metadata"]["generation"] = 9
-    assert command.plan_document(document, seen_world(live)).plan.schema.generation == 9
+    assert command.plan_document(document, fake_servers(live)).plan.schema.generation == 9

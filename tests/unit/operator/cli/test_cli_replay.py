@@ -15,7 +15,7 @@ import pytest
 from tidemill_operator.cli import replay as command
 from tidemill_operator.cli.main import main
 from tidemill_operator.laptop.requests import Requests
-from tidemill_operator.plan.replay import REPLAY, family_of
+from tidemill_operator.plan.replay import REPLAY, name_prefix
 from tidemill_operator.processes.child import start_time
 
 RUNNING = {
@@ -33,27 +33,27 @@ class Up:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.requests = folder, Requests(folder / "requests")
-        self.writes()
+        self.write_state()
 
-    def writes(self, *, version: int = 1, replay: dict[str, Any] | None = None) -> None:
+    def write_state(self, *, version: int = 1, replay: dict[str, Any] | None = None) -> None:
         pipeline = {"aggregations": [{"name": "by_carrier", "version": version}], "replay": replay or {}}
         state = {"pid": os.getpid(), "started": start_time(os.getpid()), "pipelines": {"air/flights": pipeline}}
-        fresh = self.folder / "fresh"
-        fresh.write_text(json.dumps(state))
-        fresh.replace(self.folder / "status.json")
+        partial = self.folder / "partial"
+        partial.write_text(json.dumps(state))
+        partial.replace(self.folder / "status.json")
 
     @property
     def request(self) -> str:
         return self.requests.read("air", "flights").get(REPLAY, "")
 
     def runs_when_asked(self, *steps: Callable[[str], None]) -> threading.Thread:
-        """Start a thread that waits for a request, and then runs these steps. Each step gets the request's family."""
+        """Start a thread that waits for a request, and then runs these steps. Each step gets the reader prefix."""
 
         def act() -> None:
             while not self.request:
                 time.sleep(0.01)
             for step in steps:
-                step(family_of(self.request))
+                step(name_prefix(self.request))
                 time.sleep(0.1)
 
         thread = threading.Thread(target=act, daemon=True)
@@ -64,8 +64,8 @@ class Up:
 @pytest.fixture
 def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Up:
     """Return an `up` that runs, with short waits of the command."""
-    monkeypatch.setattr(command, "_LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(command, "_TELL_SECONDS", 0.0)
+    monkeypatch.setattr(command, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(command, "_PRINT_SECONDS", 0.0)
     return Up(tmp_path)
 
 
@@ -75,8 +75,8 @@ def run(up: Up, *arguments: str) -> int:
 
 def test_a_replay_is_followed_until_it_is_done(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     thread = up.runs_when_asked(
-        lambda family: up.writes(replay={**RUNNING, "reader": f"{family}1"}),
-        lambda family: up.writes(version=2, replay={"reader": f"{family}1", "phase": "Done"}),
+        lambda prefix: up.write_state(replay={**RUNNING, "reader": f"{prefix}1"}),
+        lambda prefix: up.write_state(version=2, replay={"reader": f"{prefix}1", "phase": "Done"}),
     )
     assert run(up, "flights", "--aggregation", "by_carrier", "--rate", "300") == 0
     thread.join()
@@ -94,8 +94,8 @@ def test_a_replay_that_missed_events_reports_them_with_its_own_exit_status(
     """Missed events are printed on the way and at the end."""
     missed = {"missed": "events that the topic no longer holds are not counted (offsets 0: 7 to 9)"}
     thread = up.runs_when_asked(
-        lambda family: up.writes(replay={**RUNNING, "reader": f"{family}1", **missed}),
-        lambda family: up.writes(version=2, replay={"reader": f"{family}1", "phase": "Done", **missed}),
+        lambda prefix: up.write_state(replay={**RUNNING, "reader": f"{prefix}1", **missed}),
+        lambda prefix: up.write_state(version=2, replay={"reader": f"{prefix}1", "phase": "Done", **missed}),
     )
     assert run(up, "flights") == 3
     thread.join()
@@ -106,7 +106,7 @@ def test_a_replay_that_missed_events_reports_them_with_its_own_exit_status(
 
 def test_a_cancelled_replay_is_exit_code_1(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
     thread = up.runs_when_asked(
-        lambda family: up.writes(replay={**RUNNING, "reader": f"{family}1"}), lambda _: up.writes()
+        lambda prefix: up.write_state(replay={**RUNNING, "reader": f"{prefix}1"}), lambda _: up.write_state()
     )
     assert run(up, "flights") == 1
     thread.join()
@@ -127,7 +127,7 @@ def test_a_replay_that_cannot_begin_ends_with_1_and_the_remedy(up: Up, capsys: p
     assert run(up, "trains") == 1
     assert run(up, "flights", "--aggregation", "by_tail") == 1
     assert run(up, "flights", "--rate", "-1") == 1
-    up.writes(replay=RUNNING)
+    up.write_state(replay=RUNNING)
     assert run(up, "flights") == 1
     errors = capsys.readouterr().err.splitlines()
     assert errors[0].startswith("tidemill replay: no pipeline 'trains' runs here")

@@ -64,10 +64,10 @@ def test_a_csv_is_sent_by_the_fields_of_the_pipeline(url: str, capsys: pytest.Ca
     options = ["--pipeline", "orders", "--url", url, "--spec", "orders.yaml"]
     assert main(["send", "-f", "orders.csv", *options]) == 0
     assert Ingest.received == ['{"Betrag":12.5}', '{"Betrag":1000.5}']
-    shown = capsys.readouterr()
-    assert "orders.csv: sent 2 events to orders in " in shown.out
-    assert "2 accepted, 0 refused" in shown.out
-    assert "columns that no field reads are left out: other\nfields that no column fills: missing\n" in shown.err
+    printed = capsys.readouterr()
+    assert "orders.csv: sent 2 events to orders in " in printed.out
+    assert "2 accepted, 0 refused" in printed.out
+    assert "columns that no field reads are left out: other\nfields that no column fills: missing\n" in printed.err
 
 
 def test_dead_letters_are_exit_code_3(url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,9 +79,9 @@ def test_dead_letters_are_exit_code_3(url: str, capsys: pytest.CaptureFixture[st
 def test_an_unknown_pipeline_is_exit_code_1(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("a.ndjson").write_text("{}\n")
     assert main(["send", "-f", "a.ndjson", "--pipeline", "others", "--url", url]) == 1
-    shown = capsys.readouterr()
-    assert "404 pipeline_not_found: there is none; check --pipeline and --url" in shown.err
-    assert "0 accepted, 0 refused" in shown.out
+    printed = capsys.readouterr()
+    assert "404 pipeline_not_found: there is none; check --pipeline and --url" in printed.err
+    assert "0 accepted, 0 refused" in printed.out
 
 
 @pytest.mark.parametrize(

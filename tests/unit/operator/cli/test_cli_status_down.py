@@ -17,7 +17,7 @@ from tidemill_operator.processes.child import start_time
 from tidemill_operator.processes.files import locked
 
 
-def report(folder: Path, pid: int, *, started: str | None = None, ready: bool = True) -> None:
+def write_report(folder: Path, pid: int, *, started: str | None = None, ready: bool = True) -> None:
     """Write the status file of an `up` with this pid."""
     state: dict[str, Any] = {
         "pid": pid,
@@ -48,7 +48,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 
 def test_status_shows_addresses_conditions_and_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A process that does not answer is shown as unreachable."""
-    report(tmp_path, os.getpid())
+    write_report(tmp_path, os.getpid())
     assert main(["status", "--data-dir", str(tmp_path)]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert f"up: pid {os.getpid()}" in lines
@@ -64,7 +64,7 @@ def test_status_shows_addresses_conditions_and_processes(tmp_path: Path, capsys:
 def test_status_of_a_pipeline_that_is_not_ready_is_exit_code_1(
     tmp_path: Path, started: str | None, ready: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report(tmp_path, os.getpid(), started=started, ready=ready)
+    write_report(tmp_path, os.getpid(), started=started, ready=ready)
     assert main(["status", "--data-dir", str(tmp_path), "--output", "json"]) == 1
     status = json.loads(capsys.readouterr().out)
     assert (status["running"], status["ready"]) == (started is None, ready)
@@ -75,7 +75,7 @@ def test_down_asks_the_process_to_end(
 ) -> None:
     """The command waits until the process has ended, and keeps the data."""
     (tmp_path / "kafka").mkdir()
-    report(tmp_path, process.pid)
+    write_report(tmp_path, process.pid)
     reaped = subprocess.Popen([sys.executable, "-c", _DOWN, str(tmp_path)], stdout=subprocess.PIPE)
     assert process.wait(30) == -15
     out, _ = reaped.communicate(timeout=30)
@@ -91,7 +91,7 @@ _DOWN = "import sys; from tidemill_operator.cli.main import main; sys.exit(main(
 def test_another_process_with_the_same_pid_is_not_ended(
     tmp_path: Path, process: subprocess.Popen[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report(tmp_path, process.pid, started="long ago")
+    write_report(tmp_path, process.pid, started="long ago")
     assert main(["down", "--data-dir", str(tmp_path)]) == 0
     assert "nothing runs" in capsys.readouterr().out
     assert process.poll() is None

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from tidemill_operator.actuators.kubernetes.api import Api, Conflict
-from tidemill_operator.cluster.admission.certificates import CertificateKeeper, Certificates, renewed
+from tidemill_operator.cluster.admission.certificates import CertificateKeeper, Certificates, renew_if_needed
 from tidemill_operator.errors import Reason
 
 HOSTS = ("tidemill-webhook.system.svc", "tidemill-webhook.system.svc.cluster.local")
@@ -34,13 +34,13 @@ def trusted(certificates: Certificates, by: Certificates, *, host: str = HOSTS[0
 
 
 def test_a_new_certificate_is_trusted_under_all_its_names_and_no_other() -> None:
-    certificates = renewed(None, hosts=HOSTS, now=BEGIN)
+    certificates = renew_if_needed(None, hosts=HOSTS, now=BEGIN)
     assert [trusted(certificates, certificates, host=host) for host in (*HOSTS, "other.system.svc")] == [
         True,
         True,
         False,
     ]
-    assert not trusted(certificates, renewed(None, hosts=HOSTS, now=BEGIN)), "another authority is not trusted"
+    assert not trusted(certificates, renew_if_needed(None, hosts=HOSTS, now=BEGIN)), "another authority is not trusted"
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_a_new_certificate_is_trusted_under_all_its_names_and_no_other() -> None
 def test_certificates_are_renewed_when_they_are_due_and_not_before(
     reason: str, days: float, expected: tuple[str, str]
 ) -> None:
-    certificates = renewed(None, hosts=HOSTS, now=BEGIN)
-    later = renewed(certificates, hosts=HOSTS, now=after(days))
+    certificates = renew_if_needed(None, hosts=HOSTS, now=BEGIN)
+    later = renew_if_needed(certificates, hosts=HOSTS, now=after(days))
     renewals = tuple(
         "same" if a == b else "new"
         for a, b in ((certificates.server, later.server), (certificates.authority, later.authority))
@@ -66,20 +66,20 @@ def test_certificates_are_renewed_when_they_are_due_and_not_before(
 
 
 def test_other_host_names_need_another_server_certificate() -> None:
-    certificates = renewed(None, hosts=HOSTS, now=BEGIN)
-    later = renewed(certificates, hosts=HOSTS[:1], now=BEGIN)
+    certificates = renew_if_needed(None, hosts=HOSTS, now=BEGIN)
+    later = renew_if_needed(certificates, hosts=HOSTS[:1], now=BEGIN)
     assert (later.server == certificates.server, later.authority == certificates.authority) == (False, True)
 
 
 def test_the_new_bundle_trusts_the_old_certificate() -> None:
-    certificates = renewed(None, hosts=HOSTS, now=BEGIN)
-    later = renewed(certificates, hosts=HOSTS, now=after(3_000))
+    certificates = renew_if_needed(None, hosts=HOSTS, now=BEGIN)
+    later = renew_if_needed(certificates, hosts=HOSTS, now=after(3_000))
     assert trusted(later, later, at=after(3_000))
     assert trusted(certificates, later)
 
 
 def test_private_keys_are_not_in_the_text_of_the_object() -> None:
-    assert "PRIVATE" not in repr(renewed(None, hosts=HOSTS, now=BEGIN))
+    assert "PRIVATE" not in repr(renew_if_needed(None, hosts=HOSTS, now=BEGIN))
 
 
 class Secrets:

@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 
 from tidemill_operator.actuators.kubernetes.api import Api, Conflict
-from tidemill_operator.cluster.leader import Elector, Term, Timing
-from tidemill_operator.errors import NotOurTurn, Reason, TidemillError
+from tidemill_operator.cluster.leader import Elector, LeaseView, Timing
+from tidemill_operator.errors import LockNotHeldError, Reason, TidemillError
 from waiting import eventually
 
 TIMING = Timing(duration=15.0, deadline=10.0, retry=2.0)
@@ -34,13 +34,13 @@ def lease(holder: str, *, renewed: str = "t0", transitions: int = 0) -> dict[str
 def test_a_lease_of_another_replica_is_not_taken_at_first_sight(
     reason: str, current: dict[str, Any] | None, expected: bool
 ) -> None:
-    assert Term("me", TIMING).may_take(current, 100.0) is expected, reason
+    assert LeaseView("me", TIMING).can_acquire(current, 100.0) is expected, reason
 
 
 def test_the_lease_of_another_is_free_after_its_duration_by_our_clock() -> None:
     """The written time is from the clock of another machine, so it is ignored."""
-    term = Term("me", TIMING)
-    assert [term.may_take(lease("other", renewed="1990-01-01"), now) for now in (0.0, 14.9, 15.0)] == [
+    view = LeaseView("me", TIMING)
+    assert [view.can_acquire(lease("other", renewed="1990-01-01"), now) for now in (0.0, 14.9, 15.0)] == [
         False,
         False,
         True,
@@ -48,19 +48,19 @@ def test_the_lease_of_another_is_free_after_its_duration_by_our_clock() -> None:
 
 
 def test_a_renewal_by_the_holder_restarts_the_duration() -> None:
-    term = Term("me", TIMING)
-    assert not term.may_take(lease("other", renewed="t0"), 0.0)
-    assert not term.may_take(lease("other", renewed="t1"), 14.0)
-    assert not term.may_take(lease("other", renewed="t1"), 28.0)
-    assert term.may_take(lease("other", renewed="t1"), 29.0)
+    view = LeaseView("me", TIMING)
+    assert not view.can_acquire(lease("other", renewed="t0"), 0.0)
+    assert not view.can_acquire(lease("other", renewed="t1"), 14.0)
+    assert not view.can_acquire(lease("other", renewed="t1"), 28.0)
+    assert view.can_acquire(lease("other", renewed="t1"), 29.0)
 
 
 def test_a_leader_is_lost_at_the_deadline_and_before_another_may_begin() -> None:
     """The deadline is counted from the request, not from the answer."""
-    term = Term("me", TIMING)
-    assert not term.lost(1_000.0)
-    term.renewed(100.0)
-    assert [term.lost(now) for now in (109.9, 110.0)] == [False, True]
+    view = LeaseView("me", TIMING)
+    assert not view.is_expired(1_000.0)
+    view.record_renewal(100.0)
+    assert [view.is_expired(now) for now in (109.9, 110.0)] == [False, True]
     assert TIMING.deadline < TIMING.duration
 
 
@@ -192,7 +192,7 @@ def test_a_leader_that_sees_a_greater_epoch_takes_the_next_one() -> None:
     leases = Leases()
     leader = elector(leases, "me")
     assert leader.wait(10.0)
-    assert leader.outbid(7) == 8
+    assert leader.raise_epoch_above(7) == 8
     time.sleep(4 * FAST.retry)
     assert (leader.leading, leader.epoch) == (True, 8)
     leader.stop()
@@ -207,6 +207,6 @@ def test_a_replaced_leader_cannot_raise_its_epoch() -> None:
     leader = elector(leases, "me")
     assert leader.wait(10.0)
     leases.edit(holderIdentity="other", leaseTransitions=1)
-    with pytest.raises(NotOurTurn, match="epoch 2"):
-        leader.outbid(2)
+    with pytest.raises(LockNotHeldError, match="epoch 2"):
+        leader.raise_epoch_above(2)
     leader.stop()

@@ -13,7 +13,7 @@ from tidemill_operator.cluster.queue import Delays, Result, Schedule, WorkQueue
 from tidemill_operator.keys import Key
 
 A, B = Key("shop", "a", "uid-a"), Key("shop", "b", "uid-b")
-DELAYS = Delays(drift=90.0, waiting=10.0, first=1.0, most=60.0)
+DELAYS = Delays(drift=90.0, waiting=10.0, initial_backoff=1.0, max_backoff=60.0)
 
 
 def schedule() -> Schedule[Key]:
@@ -41,7 +41,7 @@ def test_a_key_requested_during_its_pass_is_taken_after_it() -> None:
     assert queue_schedule.take(0.0) == A
     queue_schedule.add(A, 1.0)
     assert queue_schedule.take(100.0) is None
-    queue_schedule.done(A, Result.SETTLED, 2.0)
+    queue_schedule.finish(A, Result.SETTLED, 2.0)
     assert queue_schedule.take(2.0) == A
 
 
@@ -53,14 +53,14 @@ def test_the_next_pass_depends_on_the_result_of_the_last(result: Result, expecte
     queue_schedule = schedule()
     queue_schedule.add(A, 0.0)
     queue_schedule.take(0.0)
-    queue_schedule.done(A, result, 0.0)
+    queue_schedule.finish(A, result, 0.0)
     assert queue_schedule.next_at() == expected
 
 
 def fail(queue_schedule: Schedule[Key], key: Key, now: float) -> float:
     """Take a key at a moment and end its pass as failed. Return when the key is due again."""
     assert queue_schedule.take(now) == key
-    queue_schedule.done(key, Result.FAILED, now)
+    queue_schedule.finish(key, Result.FAILED, now)
     due = queue_schedule.next_at()
     assert due is not None
     return due
@@ -82,7 +82,7 @@ def test_events_do_not_shorten_the_delay_after_a_failure_but_a_change_of_the_res
     due = fail(queue_schedule, A, 0.0)
     queue_schedule.add(A, 0.1)
     assert queue_schedule.next_at() == due
-    queue_schedule.add(A, 0.1, fresh=True)
+    queue_schedule.add(A, 0.1, reset_backoff=True)
     assert queue_schedule.next_at() == 0.1
 
 
@@ -92,7 +92,7 @@ def test_an_event_during_a_pass_that_fails_does_not_shorten_the_delay() -> None:
     queue_schedule.add(A, 0.0)
     assert queue_schedule.take(0.0) == A
     queue_schedule.add(A, 0.0)
-    queue_schedule.done(A, Result.FAILED, 0.0)
+    queue_schedule.finish(A, Result.FAILED, 0.0)
     assert queue_schedule.next_at() == 1.0
 
 
@@ -101,9 +101,9 @@ def test_a_success_resets_the_delay_after_failures() -> None:
     queue_schedule.add(A, 0.0)
     due = fail(queue_schedule, A, 0.0)
     assert queue_schedule.take(due) == A
-    queue_schedule.done(A, Result.SETTLED, due)
+    queue_schedule.finish(A, Result.SETTLED, due)
     assert queue_schedule.take(due + 90.0) == A
-    queue_schedule.done(A, Result.FAILED, 0.0)
+    queue_schedule.finish(A, Result.FAILED, 0.0)
     assert queue_schedule.next_at() == 1.0
 
 
@@ -128,11 +128,11 @@ def test_a_recreated_resource_is_another_key() -> None:
 def test_a_key_has_one_pass_at_a_time_and_no_request_is_lost(steps: list[tuple[str, object, bool]]) -> None:
     """The order of requests, takes and ends is drawn. Every requested key is taken in the end."""
     queue_schedule, working, now, requested = schedule(), [], 0.0, set()
-    for action, argument, fresh in steps:
+    for action, argument, reset in steps:
         now += 1.0
         if action == "add":
             assert isinstance(argument, Key)
-            queue_schedule.add(argument, now, fresh=fresh)
+            queue_schedule.add(argument, now, reset_backoff=reset)
             requested.add(argument)
         elif action == "take":
             key = queue_schedule.take(now)
@@ -142,12 +142,12 @@ def test_a_key_has_one_pass_at_a_time_and_no_request_is_lost(steps: list[tuple[s
                 requested.discard(key)
         elif working:
             assert isinstance(argument, Result)
-            queue_schedule.done(working.pop(0), argument, now)
+            queue_schedule.finish(working.pop(0), argument, now)
     for key in working:
-        queue_schedule.done(key, Result.GONE, now)
+        queue_schedule.finish(key, Result.GONE, now)
     while (key := queue_schedule.take(now + 10_000.0)) is not None:
         requested.discard(key)
-        queue_schedule.done(key, Result.GONE, now)
+        queue_schedule.finish(key, Result.GONE, now)
     assert requested == set()
 
 
@@ -184,22 +184,22 @@ def test_workers_do_all_keys_and_none_twice_at_a_time() -> None:
 
 
 def test_a_pass_that_raises_is_failed_and_its_worker_continues() -> None:
-    seen: list[Key] = []
+    passes: list[Key] = []
     enough = threading.Event()
 
     def work(key: Key) -> Result:
-        seen.append(key)
-        if key == A and seen.count(A) == 1:
+        passes.append(key)
+        if key == A and passes.count(A) == 1:
             raise RuntimeError("a defect")
-        if {A, B} <= set(seen) and seen.count(A) > 1:
+        if {A, B} <= set(passes) and passes.count(A) > 1:
             enough.set()
         return Result.SETTLED
 
-    queue = WorkQueue(work, Delays(first=0.01), workers=1)
+    queue = WorkQueue(work, Delays(initial_backoff=0.01), workers=1)
     queue.start()
     queue.add(A)
     queue.add(B)
-    assert enough.wait(20.0), seen
+    assert enough.wait(20.0), passes
     queue.stop()
 
 
@@ -210,7 +210,7 @@ def test_waiting_and_new_resources_are_taken_in_turn() -> None:
     for key in begun:
         queue_schedule.add(key, 0.0)
         queue_schedule.take(0.0)
-        queue_schedule.done(key, Result.WAITING, 0.0)
+        queue_schedule.finish(key, Result.WAITING, 0.0)
     for key in keys[3:]:
         queue_schedule.add(key, 1.0)  # due before the waiting keys, which are due at 10
     taken_keys = [queue_schedule.take(20.0) for _ in keys]

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.cluster.removal.uninstall import Installation, remove_own
+from tidemill_operator.cluster.removal.uninstall import Installation, remove_operator_objects
 
 NAMES = {"TIDEMILL_LEASE_NAME": "tidemill", "TIDEMILL_WEBHOOK_SECRET": "tidemill-webhook"}
 HOME = {"TIDEMILL_OPERATOR_NAMESPACE": "home", "TIDEMILL_OPERATOR_DEPLOYMENT": "tidemill"}
 
 
 class Api:
-    """An API that notes deletions."""
+    """An API that records deletions."""
 
     def __init__(self) -> None:
         self.deleted: list[str] = []
@@ -41,5 +41,5 @@ INSTALLATIONS: list[tuple[dict[str, str], list[str], str]] = [
 @pytest.mark.parametrize(("environ", "deleted", "case"), INSTALLATIONS, ids=[case for *_, case in INSTALLATIONS])
 def test_the_operators_own_objects_are_deleted(environ: dict[str, str], deleted: list[str], case: str) -> None:
     api: Any = Api()
-    remove_own(api, Installation.from_env(environ))
+    remove_operator_objects(api, Installation.from_env(environ))
     assert api.deleted == deleted, case

@@ -28,7 +28,7 @@ def test_the_watch_counts_as_alive_while_nothing_changes() -> None:
 
 def test_the_watch_counts_as_dead_without_a_listed_version_in_time() -> None:
     dog, clock = watchdog()
-    dog.exists("canary", {"u": "7"})
+    dog.expect_versions("canary", {"u": "7"})
     clock.now = 120.0
     assert dog.alive
     clock.now = 120.1
@@ -37,8 +37,8 @@ def test_the_watch_counts_as_dead_without_a_listed_version_in_time() -> None:
 
 def test_a_version_that_was_seen_before_the_list_counts() -> None:
     dog, clock = watchdog()
-    dog.saw("u", "7")
-    dog.exists("canary", {"u": "7"})
+    dog.record_event("u", "7")
+    dog.expect_versions("canary", {"u": "7"})
     clock.now = 1_000.0
     assert dog.alive
 
@@ -46,17 +46,17 @@ def test_a_version_that_was_seen_before_the_list_counts() -> None:
 def test_a_later_version_counts_too() -> None:
     """The watch may report only the last of many changes."""
     dog, clock = watchdog()
-    dog.exists("canary", {"u": "7"})
-    dog.saw("u", "9")
+    dog.expect_versions("canary", {"u": "7"})
+    dog.record_event("u", "9")
     clock.now = 1_000.0
     assert dog.alive
 
 
 def test_an_earlier_version_does_not_count() -> None:
     dog, clock = watchdog()
-    dog.saw("u", "6")
-    dog.exists("canary", {"u": "7"})
-    dog.saw("u", "6")
+    dog.record_event("u", "6")
+    dog.expect_versions("canary", {"u": "7"})
+    dog.record_event("u", "6")
     clock.now = 121.0
     assert not dog.alive
 
@@ -66,26 +66,26 @@ def test_newer_versions_do_not_extend_the_time() -> None:
     dog, clock = watchdog()
     for version in range(10):
         clock.now = version * 30.0
-        dog.exists("pipelines", {"u": str(version + 7)})
+        dog.expect_versions("pipelines", {"u": str(version + 7)})
     assert not dog.alive
 
 
 def test_the_version_of_a_deleted_object_is_not_awaited() -> None:
-    """The deletion also counts if it was seen before the list."""
+    """The deletion also counts if it was reported before the list."""
     dog, clock = watchdog()
-    dog.saw("u", "7", gone=True)
-    dog.exists("pipelines", {"u": "7"})
-    dog.exists("canary", {"c": "1"})
-    dog.saw("c", "1")
-    dog.exists("pipelines", {})
+    dog.record_event("u", "7", gone=True)
+    dog.expect_versions("pipelines", {"u": "7"})
+    dog.expect_versions("canary", {"c": "1"})
+    dog.record_event("c", "1")
+    dog.expect_versions("pipelines", {})
     clock.now = 1_000.0
     assert dog.alive
 
 
 def test_the_watchdog_recovers_with_the_watch() -> None:
     dog, clock = watchdog()
-    dog.exists("canary", {"u": "7"})
+    dog.expect_versions("canary", {"u": "7"})
     clock.now = 500.0
     assert not dog.alive
-    dog.saw("u", "8")
+    dog.record_event("u", "8")
     assert dog.alive

@@ -14,10 +14,10 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from tidemill_contract.resource.validate import Limits, check
+from tidemill_contract.resource.validate import TopicLimits, check_document
 from tidemill_operator.actuators.kubernetes.api import Api
-from tidemill_operator.cluster.admission.certificates import CertificateKeeper, Certificates, renewed
-from tidemill_operator.cluster.admission.webhook import Webhook, load, review
+from tidemill_operator.cluster.admission.certificates import CertificateKeeper, Certificates, renew_if_needed
+from tidemill_operator.cluster.admission.webhook import Webhook, load_certificate, review
 from waiting import eventually
 
 EXAMPLES = Path(__file__).parents[4] / "crds" / "examples"
@@ -35,13 +35,13 @@ def request(document: dict[str, Any], before: dict[str, Any] | None = None) -> d
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_webhook_allows_all_examples(path: Path) -> None:
-    assert review(request(yaml.safe_load(path.read_text())), Limits()) == {"uid": "u-1", "allowed": True}
+    assert review(request(yaml.safe_load(path.read_text())), TopicLimits()) == {"uid": "u-1", "allowed": True}
 
 
 def test_all_faults_are_reported_at_once_with_the_messages_of_validate() -> None:
     bad = with_spec(transform={"filter": "nothing > 1"}, processor={"flushInterval": "0s"})
-    answer = review(request(bad), Limits())
-    _, faults = check(bad)
+    answer = review(request(bad), TopicLimits())
+    _, faults = check_document(bad)
     assert len(faults) >= 2
     assert answer["allowed"] is False
     assert answer["status"]["code"] == 422
@@ -51,15 +51,15 @@ def test_all_faults_are_reported_at_once_with_the_messages_of_validate() -> None
 def test_a_hop_that_does_not_divide_the_size_is_refused() -> None:
     window = {"type": "hopping", "size": "1h", "hop": "7m"}
     aggregation = {**FLIGHTS["spec"]["aggregations"][0], "window": window}
-    answer = review(request(with_spec(aggregations=[aggregation], anomalies=[])), Limits())
+    answer = review(request(with_spec(aggregations=[aggregation], anomalies=[])), TopicLimits())
     assert answer["allowed"] is False
     assert "hop" in answer["status"]["message"]
 
 
 def test_a_topic_of_another_namespace_is_refused_unless_the_platform_allows_it() -> None:
     bad = with_spec(source={**FLIGHTS["spec"]["source"], "topic": {"name": "other.flights.events"}})
-    assert review(request(bad), Limits())["allowed"] is False
-    assert review(request(bad), Limits(("other.",)))["allowed"] is True
+    assert review(request(bad), TopicLimits())["allowed"] is False
+    assert review(request(bad), TopicLimits(("other.",)))["allowed"] is True
 
 
 @pytest.mark.parametrize(
@@ -72,19 +72,19 @@ def test_a_topic_of_another_namespace_is_refused_unless_the_platform_allows_it()
 def test_the_metadata_of_an_invalid_resource_can_be_changed(reason: str, metadata: dict[str, Any]) -> None:
     bad = with_spec(transform={"filter": "nothing > 1"})
     changed = {**bad, "metadata": {**bad["metadata"], **metadata}}
-    assert review(request(changed, bad), Limits())["allowed"] is True, reason
+    assert review(request(changed, bad), TopicLimits())["allowed"] is True, reason
 
 
 def test_a_generated_name_is_no_fault() -> None:
     document = {**FLIGHTS, "metadata": {"generateName": "flights-", "namespace": "analytics"}}
-    assert review(request(document), Limits())["allowed"] is True
+    assert review(request(document), TopicLimits())["allowed"] is True
 
 
 class Keeper:
     """A keeper that returns the set certificates."""
 
     def __init__(self) -> None:
-        self.certificates = renewed(None, hosts=[HOST], now=dt.datetime.now(dt.UTC))
+        self.certificates = renew_if_needed(None, hosts=[HOST], now=dt.datetime.now(dt.UTC))
 
     def ensure(self) -> Certificates:
         return self.certificates
@@ -98,7 +98,7 @@ def keeper() -> Keeper:
 @pytest.fixture
 def webhook(keeper: Keeper) -> Iterator[Webhook]:
     started_webhook = Webhook(
-        cast(Api, None), cast(CertificateKeeper, keeper), port=0, configuration="tidemill", limits=Limits()
+        cast(Api, None), cast(CertificateKeeper, keeper), port=0, configuration="tidemill", limits=TopicLimits()
     )
     started_webhook.start()
     eventually(lambda: started_webhook.ready, what="the webhook is ready")
@@ -142,8 +142,8 @@ def test_a_silent_client_delays_no_other_request(webhook: Webhook, keeper: Keepe
 
 
 def test_another_certificate_is_used_without_a_restart(webhook: Webhook) -> None:
-    later = renewed(None, hosts=[HOST], now=dt.datetime.now(dt.UTC))
+    later = renew_if_needed(None, hosts=[HOST], now=dt.datetime.now(dt.UTC))
     with pytest.raises(ssl.SSLCertVerificationError):
         call(webhook, later.bundle, b"{}")
-    load(webhook._context, later)
+    load_certificate(webhook._context, later)
     assert call(webhook, later.bundle, b"{}")[0] == 400

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from tidemill_contract.resource.spec import AnalyticsPipeline
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 from tidemill_operator.plan.build import build_plan
-from tidemill_operator.plan.changes import changes
+from tidemill_operator.plan.changes import find_changes
 from tidemill_operator.plan.connect.connectors import POSTGRES
-from tidemill_operator.plan.connect.states import last_line, masked
+from tidemill_operator.plan.connect.states import last_cause, mask_secrets
 from tidemill_operator.plan.describe import describe
 from tidemill_operator.plan.live import LiveFacts
 from tidemill_operator.plan.model import Plan
-from tidemill_operator.plan.restarts import read_by_processors
+from tidemill_operator.plan.restarts import processor_settings
 from tidemill_operator.settings import Platform
 
 Document = dict[str, Any]
@@ -31,9 +31,9 @@ SHOP = {
 
 
 def with_connectors(document: Document, *connectors: Document, **source: Any) -> Document:
-    planned_changes = copy.deepcopy(document)
-    planned_changes["spec"]["source"] |= {"format": {"envelope": "debezium"}, "connectors": list(connectors), **source}
-    return planned_changes
+    edited = copy.deepcopy(document)
+    edited["spec"]["source"] |= {"format": {"envelope": "debezium"}, "connectors": list(connectors), **source}
+    return edited
 
 
 def plan_of(document: Document, **platform: Any) -> Plan:
@@ -119,7 +119,7 @@ def test_an_edit_of_a_connector_restarts_no_processor_and_is_planned(document: D
     assert revisions[0] == revisions[1]
     planned_changes = {
         (change.action, change.name): [difference.member for difference in change.differences]
-        for change in changes(after, LiveFacts(), before=before, configs={})
+        for change in find_changes(after, LiveFacts(), before=before, configs={})
         if change.kind == "connector"
     }
     assert planned_changes["change", "shop.orders.shop_db"] == ["config.tasks.max"]
@@ -128,13 +128,13 @@ def test_an_edit_of_a_connector_restarts_no_processor_and_is_planned(document: D
         ("remove", "shop.orders.old"),
     }
     assert describe(after)["connectors"][0]["config"]["tasks.max"] == "2"
-    assert read_by_processors  # the setting is listed in plan.restarts.UNREAD
+    assert processor_settings  # the setting is listed in plan.restarts.IGNORED_SETTINGS
 
 
 def test_no_message_shows_a_secret(document: Document) -> None:
     """A secret in plain text and a login in a URL are refused without showing them."""
     config = {"database.password": "hunter2", "connection.url": "jdbc:x://me:hunter2@db/x", "a": "${file:/x:hunter2}"}
-    _, faults = check(with_connectors(document, {**SHOP, "secrets": {}, "config": config}))
+    _, faults = check_document(with_connectors(document, {**SHOP, "secrets": {}, "config": config}))
     assert len(faults) == 3
     assert "hunter2" not in " ".join(map(str, faults))
 
@@ -159,13 +159,13 @@ TRACES = [
 
 @pytest.mark.parametrize(("trace", "expected"), TRACES, ids=[expected for _, expected in TRACES])
 def test_a_trace_is_shortened_to_its_last_cause(trace: str, expected: str) -> None:
-    assert last_line(trace) == expected
+    assert last_cause(trace) == expected
 
 
 def test_a_text_of_connect_becomes_one_line() -> None:
-    assert masked("one\n\ttwo token: abc, x") == "one two token: …, x"
+    assert mask_secrets("one\n\ttwo token: abc, x") == "one two token: …, x"
 
 
 @pytest.mark.parametrize("text", ["secret" * 20_000, "Invalid value a" * 8_000, "password=" + "x" * 100_000])
 def test_a_long_text_of_connect_is_cut_before_it_is_searched_for_secrets(text: str) -> None:
-    assert len(masked(text)) <= 2_000
+    assert len(mask_secrets(text)) <= 2_000

@@ -24,7 +24,7 @@ TRACE = "org.x.ConnectException: failed\n\tat x\nCaused by: java.io.IOException:
 PLATFORM = Platform(runtime="kubernetes", connect_strimzi=f"{NAMESPACE}/{CLUSTER}")
 
 
-class Stage:
+class Bench:
     """A pipeline with one connector of two tasks. `now` is the clock of the restarts."""
 
     def __init__(self, document: dict[str, Any], world: MemoryWorld) -> None:
@@ -51,11 +51,11 @@ class Stage:
             self.document["spec"] |= spec
             self.document["metadata"]["generation"] += 1
         arguments: dict[str, Any] = {"actuators": self.world.actuators, "previous": self.status or None, "now": NOON}
-        self.status = reconcile(self.document, platform=PLATFORM, standing=lambda: None, **arguments)
+        self.status = reconcile(self.document, platform=PLATFORM, progress_error=lambda: None, **arguments)
         conditions = (c for c in self.status["conditions"] if c["type"] == "ConnectorsReady")
         return next(((c["status"], c["reason"], c["message"]) for c in conditions), ("", "", ""))
 
-    def settled(self) -> tuple[str, str, str]:
+    def settle(self) -> tuple[str, str, str]:
         """Run a pass, then Strimzi, then a pass."""
         self.step()
         self.strimzi.step()
@@ -63,14 +63,14 @@ class Stage:
 
 
 @pytest.fixture
-def stage(document: dict[str, Any], world: MemoryWorld) -> Stage:
-    return Stage(document, world)
+def bench(document: dict[str, Any], world: MemoryWorld) -> Bench:
+    return Bench(document, world)
 
 
-def test_a_connector_is_a_resource_that_strimzi_reports_on(stage: Stage) -> None:
+def test_a_connector_is_a_resource_that_strimzi_reports_on(bench: Bench) -> None:
     """The resource has the label of Strimzi and a reference to the Secret. Its config has no name."""
-    assert stage.step() == ("False", "Waiting", f"connector {NAME} starts")
-    resource = stage.api.items[RESOURCE]
+    assert bench.step() == ("False", "Waiting", f"connector {NAME} starts")
+    resource = bench.api.items[RESOURCE]
     assert resource["metadata"]["labels"][strimzi.CLUSTER] == CLUSTER
     assert resource["metadata"]["namespace"] == NAMESPACE
     spec = resource["spec"]
@@ -82,12 +82,12 @@ def test_a_connector_is_a_resource_that_strimzi_reports_on(stage: Stage) -> None
     assert spec["config"]["database.password"] == "${secrets:shop/shop-db:password}"
     assert spec["config"]["topic.prefix"] == NAME
     assert not spec["config"].keys() & {"name", "connector.class", "tasks.max"}
-    assert stage.step() == ("False", "Waiting", f"Strimzi has not reported connector {NAME} yet")
-    stage.strimzi.step()
-    assert stage.step() == ("True", "Applied", "")
+    assert bench.step() == ("False", "Waiting", f"Strimzi has not reported connector {NAME} yet")
+    bench.strimzi.step()
+    assert bench.step() == ("True", "Applied", "")
     tasks = [{"id": task, "state": "RUNNING"} for task in (0, 1)]
-    assert stage.status["connectors"] == [{"name": "shop_db", "state": "RUNNING", "tasks": tasks}]
-    assert stage.api.take_writes() == [f"create {RESOURCE}"]
+    assert bench.status["connectors"] == [{"name": "shop_db", "state": "RUNNING", "tasks": tasks}]
+    assert bench.api.take_writes() == [f"create {RESOURCE}"]
 
 
 @pytest.mark.parametrize(
@@ -101,110 +101,110 @@ def test_a_connector_is_a_resource_that_strimzi_reports_on(stage: Stage) -> None
         {"metadata": {"labels": {strimzi.CLUSTER: "other"}}},
     ],
 )
-def test_a_changed_resource_is_repaired(stage: Stage, patch: dict[str, Any]) -> None:
-    stage.settled()
-    before = copy.deepcopy(stage.api.items[RESOURCE])
-    stage.api.merge(None, NAMESPACE, RESOURCE, patch)  # type: ignore[arg-type]
-    stage.api.take_writes()
-    assert stage.step()[:2] == ("True", "Waiting")
-    assert stage.api.take_writes() == [f"replace {RESOURCE}"]
-    after = stage.api.items[RESOURCE]
+def test_a_changed_resource_is_repaired(bench: Bench, patch: dict[str, Any]) -> None:
+    bench.settle()
+    before = copy.deepcopy(bench.api.items[RESOURCE])
+    bench.api.merge(None, NAMESPACE, RESOURCE, patch)  # type: ignore[arg-type]
+    bench.api.take_writes()
+    assert bench.step()[:2] == ("True", "Waiting")
+    assert bench.api.take_writes() == [f"replace {RESOURCE}"]
+    after = bench.api.items[RESOURCE]
     assert after["spec"] == before["spec"]
     assert after["metadata"]["labels"] == before["metadata"]["labels"]
-    assert stage.settled() == ("True", "Applied", "")
+    assert bench.settle() == ("True", "Applied", "")
 
 
-def test_a_suspended_pipeline_pauses_its_connectors_and_other_states_are_reverted(stage: Stage) -> None:
+def test_a_suspended_pipeline_pauses_its_connectors_and_other_states_are_reverted(bench: Bench) -> None:
     """While Strimzi has not applied the new state, the condition is waiting and nothing is written."""
-    stage.settled()
-    stage.api.take_writes()
-    stage.step(suspend=True)
-    assert stage.step()[1:] == ("Waiting", f"Strimzi has not applied the newest resource of connector {NAME} yet")
-    stage.strimzi.step()
-    assert stage.step() == ("True", "Applied", "")
-    assert stage.status["connectors"][0]["state"] == "PAUSED"
-    stage.step(suspend=False)
-    assert stage.settled() == ("True", "Applied", "")
+    bench.settle()
+    bench.api.take_writes()
+    bench.step(suspend=True)
+    assert bench.step()[1:] == ("Waiting", f"Strimzi has not applied the newest resource of connector {NAME} yet")
+    bench.strimzi.step()
+    assert bench.step() == ("True", "Applied", "")
+    assert bench.status["connectors"][0]["state"] == "PAUSED"
+    bench.step(suspend=False)
+    assert bench.settle() == ("True", "Applied", "")
     states = [f'merge {{"spec": {{"state": "{state}"}}}} into {RESOURCE}' for state in ("paused", "running")]
-    assert stage.api.take_writes() == states
-    stage.api.merge(None, NAMESPACE, RESOURCE, {"spec": {"state": "stopped"}})  # type: ignore[arg-type]
-    assert stage.settled() == ("True", "Applied", "")
-    assert stage.api.items[RESOURCE]["spec"]["state"] == "running"
+    assert bench.api.take_writes() == states
+    bench.api.merge(None, NAMESPACE, RESOURCE, {"spec": {"state": "stopped"}})  # type: ignore[arg-type]
+    assert bench.settle() == ("True", "Applied", "")
+    assert bench.api.items[RESOURCE]["spec"]["state"] == "running"
 
 
-def test_failed_tasks_are_restarted_in_turn_with_growing_delays(stage: Stage) -> None:
+def test_failed_tasks_are_restarted_in_turn_with_growing_delays(bench: Bench) -> None:
     """Strimzi restarts one task for each annotation. The message has the last cause, without a password."""
-    stage.settled()
-    stage.strimzi.failing = {(RESOURCE, 0): TRACE, (RESOURCE, 1): TRACE}
-    stage.strimzi.step()
-    state, reason, message = stage.step()
+    bench.settle()
+    bench.strimzi.failing = {(RESOURCE, 0): TRACE, (RESOURCE, 1): TRACE}
+    bench.strimzi.step()
+    state, reason, message = bench.step()
     assert (state, reason) == ("False", "ConnectorFailed")
     assert f"task 1 of connector {NAME} failed: java.io.IOException: disk gone, password=…" in message
-    assert "hunter2" not in str(stage.status)
+    assert "hunter2" not in str(bench.status)
     for second in range(1, 200):
-        stage.now = NOON.timestamp() + second
-        stage.strimzi.failing = {(RESOURCE, 0): TRACE, (RESOURCE, 1): TRACE}
-        stage.strimzi.step()
-        stage.strimzi.failing = {(RESOURCE, 0): TRACE, (RESOURCE, 1): TRACE}
-        stage.strimzi.step()
-        stage.step()
-    assert stage.strimzi.restarted == [(RESOURCE, task) for task in "01010"], (
+        bench.now = NOON.timestamp() + second
+        bench.strimzi.failing = {(RESOURCE, 0): TRACE, (RESOURCE, 1): TRACE}
+        bench.strimzi.step()
+        bench.strimzi.failing = {(RESOURCE, 0): TRACE, (RESOURCE, 1): TRACE}
+        bench.strimzi.step()
+        bench.step()
+    assert bench.strimzi.restarted == [(RESOURCE, task) for task in "01010"], (
         "the restarts are after 0, 10, 30, 70 and 150 seconds"
     )
-    stage.strimzi.failing = {}
-    assert stage.settled() == ("True", "Applied", "")
+    bench.strimzi.failing = {}
+    assert bench.settle() == ("True", "Applied", "")
 
 
-def test_a_resource_that_strimzi_refuses_is_reported(stage: Stage) -> None:
-    stage.strimzi.refused[RESOURCE] = "PUT /connectors/x/config returned 400 (Bad Request): password=hunter2 is wrong"
-    state, reason, message = stage.settled()
+def test_a_resource_that_strimzi_refuses_is_reported(bench: Bench) -> None:
+    bench.strimzi.refused[RESOURCE] = "PUT /connectors/x/config returned 400 (Bad Request): password=hunter2 is wrong"
+    state, reason, message = bench.settle()
     assert (state, reason) == ("False", "Refused")
     assert message.startswith("Strimzi reports ConnectRestException: PUT /connectors/x/config returned 400")
-    assert "hunter2" not in str(stage.status)
-    stage.strimzi.refused = {}
-    assert stage.settled() == ("True", "Applied", "")
+    assert "hunter2" not in str(bench.status)
+    bench.strimzi.refused = {}
+    assert bench.settle() == ("True", "Applied", "")
 
 
-def test_a_missing_crd_of_strimzi_is_reported_with_the_remedy(stage: Stage) -> None:
+def test_a_missing_crd_of_strimzi_is_reported_with_the_remedy(bench: Bench) -> None:
     """A pipeline can be deleted without the resource."""
-    stage.api.served = False
-    assert stage.step() == (
+    bench.api.served = False
+    assert bench.step() == (
         "False",
         "NotSupported",
         "the cluster has no resource KafkaConnector (kafka.strimzi.io/v1beta2); install Strimzi, or set connect.image"
         " or connect.url instead of connect.strimzi",
     )
-    release({**stage.document, "status": stage.status}, platform=PLATFORM, actuators=stage.world.actuators)
-    source = {key: member for key, member in stage.document["spec"]["source"].items() if key != "connectors"}
-    assert stage.step(source=source) == ("", "", "")
+    release({**bench.document, "status": bench.status}, platform=PLATFORM, actuators=bench.world.actuators)
+    source = {key: member for key, member in bench.document["spec"]["source"].items() if key != "connectors"}
+    assert bench.step(source=source) == ("", "", "")
 
 
-def test_a_resource_of_another_owner_is_left_alone_until_it_is_adopted(stage: Stage) -> None:
+def test_a_resource_of_another_owner_is_left_alone_until_it_is_adopted(bench: Bench) -> None:
     spec = {"class": "x.Source", "tasksMax": 1, "config": {"topic": "theirs"}}
-    stage.api.create({"metadata": {"name": RESOURCE, "namespace": NAMESPACE, "labels": {}}, "spec": spec})
-    stage.api.take_writes()
-    assert stage.step()[:2] == ("False", "ResourceConflict")
-    assert stage.api.take_writes() == []
-    stage.document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
-    assert stage.settled() == ("True", "Applied", "")
-    assert stage.api.items[RESOURCE]["spec"]["config"]["database.hostname"] == "db"
+    bench.api.create({"metadata": {"name": RESOURCE, "namespace": NAMESPACE, "labels": {}}, "spec": spec})
+    bench.api.take_writes()
+    assert bench.step()[:2] == ("False", "ResourceConflict")
+    assert bench.api.take_writes() == []
+    bench.document["metadata"]["annotations"] = {"tidemill.dev/adopt": "true"}
+    assert bench.settle() == ("True", "Applied", "")
+    assert bench.api.items[RESOURCE]["spec"]["config"]["database.hostname"] == "db"
 
 
-def test_resources_are_deleted_with_their_connector_or_pipeline(stage: Stage) -> None:
+def test_resources_are_deleted_with_their_connector_or_pipeline(bench: Bench) -> None:
     """The resource of another pipeline is kept. An API server that does not answer delays the deletion."""
-    stage.api.create({"metadata": {"name": "shop.others.shop-db"}, "spec": {"class": "x", "tasksMax": 1}})
-    stage.settled()
-    source = copy.deepcopy(stage.document["spec"]["source"])
+    bench.api.create({"metadata": {"name": "shop.others.shop-db"}, "spec": {"class": "x", "tasksMax": 1}})
+    bench.settle()
+    source = copy.deepcopy(bench.document["spec"]["source"])
     source["connectors"][0]["name"] = "db_2_"
-    stage.step(source=source)
-    assert set(stage.api.items) == {"shop.others.shop-db", "shop.orders.db-2.1"}
-    stage.api.failure = TidemillError(Reason.UNREACHABLE, "the Kubernetes API does not answer")
-    deleted = {**stage.document, "status": stage.status}
+    bench.step(source=source)
+    assert set(bench.api.items) == {"shop.others.shop-db", "shop.orders.db-2.1"}
+    bench.api.failure = TidemillError(Reason.UNREACHABLE, "the Kubernetes API does not answer")
+    deleted = {**bench.document, "status": bench.status}
     with pytest.raises(TidemillError, match="does not answer"):
-        release(deleted, platform=PLATFORM, actuators=stage.world.actuators)
-    stage.api.failure = None
-    release(deleted, platform=PLATFORM, actuators=stage.world.actuators)
-    assert set(stage.api.items) == {"shop.others.shop-db"}
+        release(deleted, platform=PLATFORM, actuators=bench.world.actuators)
+    bench.api.failure = None
+    release(deleted, platform=PLATFORM, actuators=bench.world.actuators)
+    assert set(bench.api.items) == {"shop.others.shop-db"}
 
 
 @pytest.mark.parametrize("own", ["a", "a_b", "a__b", "a_", "a__", "a_1", "a_b_2_"])

@@ -10,7 +10,7 @@ from tidemill_contract.resource.kinds.connectors import SecretKeyRef
 from tidemill_operator.cluster_settings import ClusterSettings, ConnectWorkers
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.plan.connect import workers
-from tidemill_operator.plan.connect.connectors import reference, secret_file
+from tidemill_operator.plan.connect.connectors import secret_file, secret_placeholder
 from tidemill_operator.settings import WORKER_SECRETS, Platform
 
 PLATFORM = Platform(runtime="kubernetes", cluster_id="west", kafka_brokers="kafka:9093", replication_factor=3)
@@ -85,11 +85,9 @@ def test_a_login_that_java_cannot_use_is_refused(client: dict[str, Any], message
 def test_a_reference_names_the_file_of_a_secret_of_the_pipeline() -> None:
     """Two pipelines of a namespace never read the same file."""
     secret = SecretKeyRef(name="shop-db", key="password")
-    worker_properties = reference(WORKER_SECRETS, "shop", "orders", secret)
-    assert (
-        worker_properties == "${directory:/etc/tidemill/secrets:" + secret_file("orders", "shop-db", "password") + "}"
-    )
-    assert worker_properties != reference(WORKER_SECRETS, "shop", "returns", secret)
+    placeholder = secret_placeholder(WORKER_SECRETS, "shop", "orders", secret)
+    assert placeholder == "${directory:/etc/tidemill/secrets:" + secret_file("orders", "shop-db", "password") + "}"
+    assert placeholder != secret_placeholder(WORKER_SECRETS, "shop", "returns", secret)
     assert len(secret_file("o" * 40, "s" * 253, "k" * 253)) <= 253
 
 

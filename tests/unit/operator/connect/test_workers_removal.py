@@ -16,20 +16,22 @@ from tidemill_operator.actuators.connect.memory import MemoryConnect
 from tidemill_operator.actuators.kubernetes.api import KINDS, PIPELINE, Api, Document, Kind
 from tidemill_operator.actuators.kubernetes.connect import Clients, NamespaceConnect, WorkerSettings
 from tidemill_operator.actuators.kubernetes.runtime import KubernetesRuntime, NamespaceLocks
-from tidemill_operator.cluster.removal.finalizing import FINALIZER, Finalizing
+from tidemill_operator.cluster.removal.finalizer import FINALIZER, Finalizer
 from tidemill_operator.cluster_settings import ConnectWorkers, Placement
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.plan.connect import workers
 from tidemill_operator.plan.connect.connectors import OWNER, owner_text
 from tidemill_operator.plan.live import Owner
 from tidemill_operator.plan.model import Connector
-from tidemill_operator.plan.render import marks
-from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.plan.render import object_metadata
+from tidemill_operator.plan.render.object_metadata import OwnerReference
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryTopics, MemoryWorld
 
 NS, NAME = "shop", workers.NAME
-PLACEMENT = Placement(images={}, connect=ConnectWorkers("connect:1", egress_ports=(5432,), caller="tidemill-system"))
+PLACEMENT = Placement(
+    images={}, connect=ConnectWorkers("connect:1", egress_ports=(5432,), caller_namespace="tidemill-system")
+)
 PLATFORM = Platform(runtime="kubernetes", cluster_id="west", kafka_brokers="kafka:9092")
 
 
@@ -40,20 +42,20 @@ class MemoryApi:
         self.items: dict[tuple[str, str], Document] = {}
         self.applied = 0
 
-    def get(self, kind: Kind, namespace: str | None, name: str, *, sure: bool = False) -> Document | None:
+    def get(self, kind: Kind, namespace: str | None, name: str, *, uncached: bool = False) -> Document | None:
         return copy.deepcopy(self.items.get((kind.kind, name)))
 
-    def recent(self, kind: Kind, namespace: str, name: str) -> Document | None:
+    def get_maybe_cached(self, kind: Kind, namespace: str, name: str) -> Document | None:
         return self.get(kind, namespace, name)
 
     def list(self, kind: Kind, namespace: str | None = None, **_: Any) -> list[Document]:
-        return [copy.deepcopy(item) for (of, _), item in self.items.items() if of == kind.kind]
+        return [copy.deepcopy(item) for (kind_name, _), item in self.items.items() if kind_name == kind.kind]
 
-    def owned(self, kind: Kind, namespace: str, uids: tuple[str, ...]) -> list[Document]:
+    def list_owned(self, kind: Kind, namespace: str, uids: tuple[str, ...]) -> list[Document]:
         kind_items = self.list(kind)
-        return [item for item in kind_items if item["metadata"]["labels"][marks.OWNER_UID] in uids]
+        return [item for item in kind_items if item["metadata"]["labels"][object_metadata.OWNER_UID] in uids]
 
-    def alive(self, namespace: str, *, sure: bool = False) -> dict[str, str]:
+    def names_by_uid(self, namespace: str, *, uncached: bool = False) -> dict[str, str]:
         return {item["metadata"]["uid"]: item["metadata"]["name"] for item in self.list(PIPELINE)}
 
     def apply(self, body: Document, **_: Any) -> Document:
@@ -83,7 +85,7 @@ class World:
     def __init__(self) -> None:
         self.memory, self.connect, self.placement = MemoryApi(), MemoryConnect(), PLACEMENT
         self.locks, self.clients = NamespaceLocks(), Clients()
-        self.clients._known[NS] = KafkaConnect(self.connect)
+        self.clients._by_namespace[NS] = KafkaConnect(self.connect)
 
     @property
     def api(self) -> Api:
@@ -94,25 +96,25 @@ class World:
         metadata = {"name": name, "uid": f"uid-{name}", **metadata}
         self.memory.items[PIPELINE.kind, name] = {"kind": PIPELINE.kind, "metadata": metadata, "spec": spec}
 
-    def of(self, name: str) -> NamespaceConnect:
+    def connect_of(self, name: str) -> NamespaceConnect:
         assert self.placement.connect is not None
         settings = WorkerSettings(PLATFORM, self.placement, self.placement.connect, MemoryTopics(), self.clients)
         owner = OwnerReference(f"uid-{name}", name)
         return NamespaceConnect(self.api, settings, owner, namespace=NS, locks=self.locks)
 
-    def ensure(self, name: str, held: str = "db") -> str:
+    def ensure(self, name: str, reference: str = "db") -> str:
         """Run the pass of a pipeline with a connector. Return why it waits, or why its connector is refused."""
         owner = Owner(NS, name, f"uid-{name}", "west")
         config = {"connector.class": "x.Y", OWNER: owner_text(owner)}
-        wanted = Connector(f"{NS}.{name}.db", "db", config, paused=False, secrets=((held, "password"),))
+        wanted = Connector(f"{NS}.{name}.db", "db", config, paused=False, secrets=((reference, "password"),))
         try:
-            (outcome, *_) = self.of(name).ensure([wanted], owner=owner)
+            (outcome, *_) = self.connect_of(name).ensure([wanted], owner=owner)
             return outcome.message
         except TidemillError as error:
             return str(error)
 
     def remove(self, name: str) -> None:
-        self.of(name).remove(owner=Owner(NS, name, f"uid-{name}", "west"))
+        self.connect_of(name).remove(owner=Owner(NS, name, f"uid-{name}", "west"))
 
     def available(self, replicas: int) -> None:
         self.memory.items["Deployment", NAME]["status"] = {"availableReplicas": replicas}
@@ -166,7 +168,7 @@ def test_workers_that_do_not_run_are_removed_with_the_last_pipeline(world: World
 
     While another pipeline needs them, the deletion waits and names the reason.
     """
-    world.connect.unreachable()
+    world.connect.make_unreachable()
     with pytest.raises(TidemillError, match="0 of 1 replicas of tidemill-connect") as raised:
         world.remove("orders")
     assert raised.value.remedy == "check connect.image of the chart, so that the workers start; returns need them too"
@@ -178,8 +180,8 @@ def test_workers_that_do_not_run_are_removed_with_the_last_pipeline(world: World
 
 def test_connectors_left_by_removed_workers_are_deleted_by_the_next_workers(world: World) -> None:
     """The connectors of a pipeline that exists without connectors are deleted too."""
-    left = {OWNER: f"west/{NS}/returns/uid-returns"}
-    world.connect.put(f"{NS}.returns.db", left)
+    config = {OWNER: f"west/{NS}/returns/uid-returns"}
+    world.connect.put(f"{NS}.returns.db", config)
     world.memory.items[PIPELINE.kind, "returns"]["spec"] = {}
     world.remove("orders")
     world.ensure("orders")
@@ -195,15 +197,13 @@ def test_a_waiting_deletion_is_reported_in_the_condition() -> None:
     document = {"metadata": metadata, "spec": {}, "status": status}
     cluster, written = MemoryWorld(), []
     world = SimpleNamespace(platform=PLATFORM, actuators=lambda *_: (cluster.actuators, None))
-    recorder = SimpleNamespace(tell=lambda *_: None)
-    finalizing = Finalizing(
-        cast(Any, world), cast(Any, recorder), NamespaceLocks(), write=lambda _, s: written.append(s)
-    )
+    recorder = SimpleNamespace(write_event=lambda *_: None)
+    finalizer = Finalizer(cast(Any, world), cast(Any, recorder), NamespaceLocks(), write=lambda _, s: written.append(s))
     cluster.runtime.failure = TidemillError(Reason.WAITING, "2 pods of shop/orders are still ending")
-    finalizing.let_go(document)
+    finalizer.finalize(document)
     assert written == []
     cluster.runtime.failure = TidemillError(Reason.STUCK, "Kafka Connect does not run", "let its pods start")
-    finalizing.let_go(document)
+    finalizer.finalize(document)
     (ready,) = written[0]["conditions"]
     expected = "its data cannot be deleted yet: Kafka Connect does not run; let its pods start"
     assert (ready["status"], ready["reason"], ready["message"]) == ("False", "Stuck", expected)
@@ -213,7 +213,7 @@ def test_a_secret_cannot_refer_to_a_file_of_the_workers(world: World) -> None:
     """The rule for configs applies to the content of Secrets too."""
     world.available(1)
     world.secret("path", "/data/../etc/tidemill/connect/worker.properties")
-    assert "key password of Secret path refers to /etc/tidemill" in world.ensure("orders", held="path")
+    assert "key password of Secret path refers to /etc/tidemill" in world.ensure("orders", reference="path")
     assert f"{NS}.orders.db" not in world.connect.connectors
 
 

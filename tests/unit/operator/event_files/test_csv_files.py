@@ -12,7 +12,7 @@ import pytest
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.content import EventFileError
 from tidemill_operator.event_files.csv_dialect import find_dialect, unique_names
-from tidemill_operator.event_files.event_file import EventFile, Reading
+from tidemill_operator.event_files.event_file import EventFile, ReadOptions
 from tidemill_operator.event_files.numbers import COMMA, POINT, find_decimal, read_number
 
 ROWS = [["id", "name", "amount"], ["1", "Müller", "12,5"], ["2", "Åse", "1.234,75"]]
@@ -28,9 +28,9 @@ def written(folder: Path, data: bytes, name: str = "a.csv") -> Path:
     return path
 
 
-def rows(path: Path, reading: Reading | None = None) -> list[tuple[int, object]]:
-    with EventFile(path, reading or Reading()) as file:
-        return list(file.members())
+def rows(path: Path, options: ReadOptions | None = None) -> list[tuple[int, object]]:
+    with EventFile(path, options or ReadOptions()) as file:
+        return list(file.numbered_values())
 
 
 def events(path: Path, fields: Sequence[FieldSpec]) -> list[str]:
@@ -167,13 +167,13 @@ def test_a_wrong_encoding_is_reported_with_its_line(tmp_path: Path) -> None:
     path = written(tmp_path, b"a,b\n" + b"1,2\n" * 300_000 + "ü,3\n".encode("cp1252"))
     with pytest.raises(EventFileError, match=r"near line \d+: byte 0xfc is not utf-8; write --encoding cp1252"):
         rows(path)
-    assert rows(path, Reading(encoding="cp1252"))[-1] == (300_002, {"a": "ü", "b": "3"})
+    assert rows(path, ReadOptions(encoding="cp1252"))[-1] == (300_002, {"a": "ü", "b": "3"})
 
 
 @pytest.mark.parametrize("encoding", ["klingon", "rot13", "hex", "idna", "punycode", "undefined", "", "a\0b"])
 def test_an_unknown_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
     with pytest.raises(EventFileError, match=f"--encoding {encoding}: there is no such encoding"):
-        rows(written(tmp_path, b"a\n1\n"), Reading(encoding=encoding))
+        rows(written(tmp_path, b"a\n1\n"), ReadOptions(encoding=encoding))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
@@ -182,9 +182,9 @@ def test_utf_16_is_detected_without_a_byte_order_mark(tmp_path: Path, encoding: 
     path = written(tmp_path, "a;b\nü;2\n".encode(encoding))
     expected = [(2, {"a": "ü", "b": "2"})]
     assert rows(path) == expected
-    assert rows(path, Reading(encoding=encoding)) == expected
+    assert rows(path, ReadOptions(encoding=encoding)) == expected
     with pytest.raises(EventFileError, match="has no byte order mark; write --encoding utf-16-le or utf-16-be"):
-        rows(path, Reading(encoding="utf-16"))
+        rows(path, ReadOptions(encoding="utf-16"))
 
 
 def test_an_open_quote_is_reported_with_its_line(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_rows_with_too_many_cells_are_no_events(tmp_path: Path) -> None:
 )
 def test_quotes_that_are_probably_wrong_are_named(tmp_path: Path, text: str, warning: str | None) -> None:
     with EventFile(written(tmp_path, text.encode())) as file:
-        assert list(file.members())
+        assert list(file.numbered_values())
         assert list(file.warnings) == ([] if warning is None else [warning])
 
 
@@ -288,4 +288,4 @@ def test_a_column_that_several_fields_read_is_sent_once_as_their_type_says(tmp_p
     assert events(path, fields) == ['{"id":"1"}']
     with EventFile(path) as file:
         writer = file.writer(fields)
-    assert (writer.unread, writer.unfilled) == (("two",), ())
+    assert (writer.unused_columns, writer.unmatched_fields) == (("two",), ())

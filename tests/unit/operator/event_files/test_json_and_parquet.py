@@ -18,13 +18,13 @@ import pytest
 from tidemill_contract.events.fields import MAX_EVENT_BYTES
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.content import EventFileError
-from tidemill_operator.event_files.event_file import EventFile, Reading
+from tidemill_operator.event_files.event_file import EventFile, ReadOptions
 
 
 def sent(
-    path: Path | None, fields: list[FieldSpec] | None = None, *, skip: int = 0, **reading: str
+    path: Path | None, fields: list[FieldSpec] | None = None, *, skip: int = 0, **options: str
 ) -> list[tuple[int, str]]:
-    with EventFile(path, Reading(**reading)) as file:
+    with EventFile(path, ReadOptions(**options)) as file:
         return [(event.line, event.data.decode()) for event in file.events(fields or [], skip)]
 
 
@@ -35,7 +35,7 @@ def test_lines_are_sent_unchanged(tmp_path: Path) -> None:
     assert sent(path) == [(1, '{"a": 1}'), (3, '{"a":'), (4, '{"b":2}'), (5, "null")]
     assert sent(path, skip=2) == [(4, '{"b":2}'), (5, "null")]
     with EventFile(path) as file:
-        assert [value for _, value in file.members()] == [{"a": 1}, None, {"b": 2}, None]
+        assert [value for _, value in file.numbered_values()] == [{"a": 1}, None, {"b": 2}, None]
 
 
 def test_other_encodings_become_utf_8(tmp_path: Path) -> None:
@@ -118,13 +118,13 @@ def test_a_pipe_with_a_name_is_read_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def parquet(tmp_path: Path) -> Path:
-    moment = dt.datetime(2025, 12, 31, 14, 5)
+    time = dt.datetime(2025, 12, 31, 14, 5)
     frame = pl.DataFrame(
         {
             "user": [{"id": 1, "plan": None}, {"id": 2, "plan": "free"}, {"id": 3, "plan": "pro"}],
             "price": [decimal.Decimal("12.50"), None, decimal.Decimal("0.01")],
-            "local": [moment] * 3,
-            "at": [moment.replace(tzinfo=dt.UTC)] * 3,
+            "local": [time] * 3,
+            "at": [time.replace(tzinfo=dt.UTC)] * 3,
             "day": [dt.date(2025, 12, 31)] * 3,
             "tags": [["a", "b"], [], None],
             "ratio": [0.5, float("nan"), 2.0],
@@ -159,13 +159,13 @@ def test_parquet_is_not_read_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> Non
         sent(None)
 
 
-def test_an_unfinished_last_line_of_a_growing_file_waits(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_of_a_growing_file_waits(tmp_path: Path) -> None:
     path = tmp_path / "a.ndjson"
     for last, complete in ((b'{"a": ', False), (b'{"a": 2}', True), (b'{"a": \n', True)):
         path.write_bytes(b'{"a": 1}\n' + last)
         with EventFile(path) as file:
             lines = [event.line for event in file.events([], growing=True)]
-            assert (lines, file.unfinished) == (([1, 2], None) if complete else ([1], 2))
+            assert (lines, file.incomplete_line) == (([1, 2], None) if complete else ([1], 2))
 
 
 def test_a_truncated_file_is_read_to_its_end_and_then_an_error(tmp_path: Path) -> None:
@@ -193,4 +193,4 @@ def test_a_time_that_python_cannot_hold_is_named_by_its_row(tmp_path: Path, valu
     times = pl.Series("at", [0, value]).cast(pl.Datetime("us"))
     pl.DataFrame([times]).write_parquet(path)
     with EventFile(path) as file, pytest.raises(EventFileError, match="parquet, row"):
-        list(file.members())
+        list(file.numbered_values())

@@ -24,24 +24,24 @@ START = dt.datetime(2026, 3, 28, 22, 0)
 """The clocks change within the following hours."""
 
 
-def moments(count: int = 40) -> list[dt.datetime]:
+def times(count: int = 40) -> list[dt.datetime]:
     return [START + dt.timedelta(minutes=17 * n) for n in range(count)]
 
 
 def german(path: Path) -> None:
     rows = [
-        f"{n};{m:%d.%m.%Y %H:%M};{n * 1000 + 7},5{n % 10};{'ja' if n % 2 else 'nein'};" for n, m in enumerate(moments())
+        f"{n};{m:%d.%m.%Y %H:%M};{n * 1000 + 7},5{n % 10};{'ja' if n % 2 else 'nein'};" for n, m in enumerate(times())
     ]
     path.write_text("Nr;Zeit;Betrag;Bezahlt;Leer\n" + "\n".join(rows), encoding="cp1252")
 
 
 def american(path: Path) -> None:
-    rows = [f'{n},{m:%m/%d/%Y %I:%M %p},"$1,{n + 100}.50",{n % 3},"a ""b"", c"' for n, m in enumerate(moments())]
+    rows = [f'{n},{m:%m/%d/%Y %I:%M %p},"$1,{n + 100}.50",{n % 3},"a ""b"", c"' for n, m in enumerate(times())]
     path.write_text("id,Order Date,Total,type,note\n" + "\n".join(rows))
 
 
 def tabs(path: Path) -> None:
-    rows = [f"{m.timestamp():.3f}\t{n / 7}\t00{n}\tx" for n, m in enumerate(moments())]
+    rows = [f"{m.timestamp():.3f}\t{n / 7}\t00{n}\tx" for n, m in enumerate(times())]
     path.write_text("time\tvalue\tcode\tNull\n" + "\n".join(rows), encoding="utf-16")
 
 
@@ -49,19 +49,19 @@ def nested(path: Path) -> None:
     events = [
         {"createdAt": f"{m.isoformat()}Z", "user": {"id": n % 5, "tags": ["a", "b"], "geo": {"lat": n / 3}},
          "a.b": None if n % 2 else "x", "items": [{"sku": 1}], "ok": n % 2 == 0, "n": n}
-        for n, m in enumerate(moments())
+        for n, m in enumerate(times())
     ]  # fmt: skip
     path.write_text("\n".join(map(json.dumps, events)))
 
 
 def array(path: Path) -> None:
-    path.write_text(json.dumps([{"ts": int(m.timestamp() * 1e6), "value": n * 0.5} for n, m in enumerate(moments())]))
+    path.write_text(json.dumps([{"ts": int(m.timestamp() * 1e6), "value": n * 0.5} for n, m in enumerate(times())]))
 
 
 def parquet(path: Path) -> None:
     columns: dict[str, Any] = {
-        "local": moments(),
-        "day": [m.date() for m in moments()],
+        "local": times(),
+        "day": [m.date() for m in times()],
         "price": [decimal.Decimal(n) / 4 for n in range(40)],
         "who": [{"id": n % 4, "name": f"n{n % 3}"} for n in range(40)],
         "tags": [["a"] if n % 2 else [] for n in range(40)],

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill_contract.resource.documents import load_documents
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 from tidemill_operator.event_files.csv_dialect import unique_names
 from tidemill_operator.event_files.numbers import COMMA, POINT
 from tidemill_operator.inference.columns import collect
@@ -31,7 +31,7 @@ def drafted(events: Iterable[Any], *, decimals: Mapping[str, str] | None = None,
     """Return the valid pipeline that is drafted from events."""
     text = draft(collect(events, decimals=decimals), Origin("a.csv", "CSV", "orders", zone), NOW_MS)
     (document,) = load_documents(text)
-    assert check(document)[1] == []
+    assert check_document(document)[1] == []
     return document
 
 
@@ -299,11 +299,11 @@ def test_of_many_members_the_most_frequent_are_kept() -> None:
     sample = collect(events)
     assert len(sample.columns) == 100
     assert sample.columns[0].steps == ("a",)
-    assert len(sample.too_many) == 301
+    assert len(sample.surplus_paths) == 301
 
 
 def test_a_sample_ends_after_enough_values() -> None:
-    assert collect({"a": 1} for _ in range(60_000)).whole is False
+    assert collect({"a": 1} for _ in range(60_000)).is_complete is False
 
 
 def test_names_of_fields_are_valid_and_unique() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tidemill_operator.laptop import session as session_module
+from tidemill_operator.laptop.pipeline_files import FilesContent
 from tidemill_operator.laptop.session import Session, describe
-from tidemill_operator.laptop.sources import Reading
-from tidemill_operator.laptop.store import Store, Stored
+from tidemill_operator.laptop.store import Store, StoredPipeline
 
 A, B = "default/a", "default/b"
 
@@ -25,11 +25,11 @@ def document(name: str, **spec: Any) -> dict[str, Any]:
     }
 
 
-def reading(*documents: Mapping[str, Any], faults: tuple[str, ...] = ()) -> Reading:
-    return Reading({f"default/{one_document['metadata']['name']}": one_document for one_document in documents}, faults)
+def files(*documents: Mapping[str, Any], faults: tuple[str, ...] = ()) -> FilesContent:
+    return FilesContent({f"default/{item['metadata']['name']}": item for item in documents}, faults)
 
 
-class World:
+class SessionBench:
     """A session whose pipelines are ready after one pass. `failure` is raised by each pass instead."""
 
     def __init__(self, folder: Path) -> None:
@@ -40,165 +40,165 @@ class World:
         self.store = Store(folder)
         self.session = Session(self.store, apply=self.apply, release=self.release, say=self.printed.append)
 
-    def apply(self, stored: Stored) -> Mapping[str, Any]:
+    def apply(self, stored: StoredPipeline) -> Mapping[str, Any]:
         if self.failure is not None:
             raise self.failure
         generation = stored.document["metadata"]["generation"]
         self.applied.append((stored.key, generation))
         return {"observedGeneration": generation, "conditions": [{"type": "Ready", "status": "True"}]}
 
-    def release(self, stored: Stored) -> None:
+    def release(self, stored: StoredPipeline) -> None:
         self.released.append(stored.key)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def bench(tmp_path: Path) -> SessionBench:
+    return SessionBench(tmp_path)
 
 
 def test_a_ready_pipeline_has_no_pass_before_the_interval_for_drift(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    bench: SessionBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One pass makes the pipeline ready. The next pass follows after the interval for drift."""
-    world.session.take(reading(document("a", x=1)))
+    bench.session.update_pipelines(files(document("a", x=1)))
     for _ in range(3):
-        world.session.step()
-    assert world.applied == [(A, 1)]
-    assert world.session.ready
+        bench.session.step()
+    assert bench.applied == [(A, 1)]
+    assert bench.session.ready
     monkeypatch.setattr(session_module, "DRIFT_SECONDS", 0.0)
-    world.session._due[A] = 0.0
-    world.session.step()
-    world.session.step()
-    assert world.applied == [(A, 1)] * 3
+    bench.session._due[A] = 0.0
+    bench.session.step()
+    bench.session.step()
+    assert bench.applied == [(A, 1)] * 3
 
 
-def test_only_a_changed_spec_is_a_new_generation(world: World) -> None:
+def test_only_a_changed_spec_is_a_new_generation(bench: SessionBench) -> None:
     """An equal document causes no pass. Labels cause a pass but no generation, and a spec causes both."""
-    world.session.take(reading(document("a", x=1)))
-    world.session.step()
-    world.session.take(reading(document("a", x=1)))
-    world.session.step()
-    assert world.applied == [(A, 1)]
+    bench.session.update_pipelines(files(document("a", x=1)))
+    bench.session.step()
+    bench.session.update_pipelines(files(document("a", x=1)))
+    bench.session.step()
+    assert bench.applied == [(A, 1)]
     labelled = document("a", x=1)
     labelled["metadata"]["labels"] = {"team": "one"}
-    world.session.take(reading(labelled))
-    world.session.step()
-    world.session.take(reading(document("a", x=2)))
-    assert not world.session.ready
-    world.session.step()
-    assert world.applied == [(A, 1), (A, 1), (A, 2)]
-    assert world.session.ready
+    bench.session.update_pipelines(files(labelled))
+    bench.session.step()
+    bench.session.update_pipelines(files(document("a", x=2)))
+    assert not bench.session.ready
+    bench.session.step()
+    assert bench.applied == [(A, 1), (A, 1), (A, 2)]
+    assert bench.session.ready
 
 
-def test_a_restart_keeps_generation_and_uid(world: World, tmp_path: Path) -> None:
+def test_a_restart_keeps_generation_and_uid(bench: SessionBench, tmp_path: Path) -> None:
     """A later run continues the generations, keeps the uid and passes the former status on."""
-    world.session.take(reading(document("a", x=1)))
-    world.session.step()
-    before = world.session.pipelines[A]
-    later = World(tmp_path)
-    later.session.take(reading(document("a", x=2)))
+    bench.session.update_pipelines(files(document("a", x=1)))
+    bench.session.step()
+    before = bench.session.pipelines[A]
+    later = SessionBench(tmp_path)
+    later.session.update_pipelines(files(document("a", x=2)))
     after = later.session.pipelines[A]
     assert after.document["metadata"]["uid"] == before.document["metadata"]["uid"]
     assert after.document["metadata"]["generation"] == 2
     assert after.status == before.status
 
 
-def test_a_pipeline_that_is_removed_from_the_files_is_released_once(world: World) -> None:
+def test_a_pipeline_that_is_removed_from_the_files_is_released_once(bench: SessionBench) -> None:
     """The pipeline is removed from the store, and other pipelines are not touched."""
-    world.session.take(reading(document("a"), document("b")))
-    world.session.step()
-    world.session.take(reading(document("b")))
-    assert not world.session.ready
-    world.session.step()
-    world.session.step()
-    assert world.released == [A]
-    assert list(world.session.pipelines) == [B]
-    assert [stored.key for stored in world.store] == [B]
-    assert world.session.ready
+    bench.session.update_pipelines(files(document("a"), document("b")))
+    bench.session.step()
+    bench.session.update_pipelines(files(document("b")))
+    assert not bench.session.ready
+    bench.session.step()
+    bench.session.step()
+    assert bench.released == [A]
+    assert list(bench.session.pipelines) == [B]
+    assert [stored.key for stored in bench.store] == [B]
+    assert bench.session.ready
 
 
-def test_a_pipeline_that_is_added_again_before_its_release_is_kept(world: World) -> None:
+def test_a_pipeline_that_is_added_again_before_its_release_is_kept(bench: SessionBench) -> None:
     """While a document is moved within a file, a saved version may lack the document."""
-    world.session.take(reading(document("a")))
-    world.session.step()
-    world.session.take(reading())
-    world.session.take(reading(document("a")))
-    world.session.step()
-    assert world.released == []
-    assert world.session.ready
+    bench.session.update_pipelines(files(document("a")))
+    bench.session.step()
+    bench.session.update_pipelines(files())
+    bench.session.update_pipelines(files(document("a")))
+    bench.session.step()
+    assert bench.released == []
+    assert bench.session.ready
 
 
-def test_faults_are_printed_and_the_last_good_documents_stay_in_force(world: World) -> None:
+def test_faults_are_printed_and_the_last_good_documents_stay_in_force(bench: SessionBench) -> None:
     """The last good documents of a faulty file are read, and nothing is applied or released."""
-    world.session.take(reading(document("a")))
-    world.session.step()
-    world.session.take(reading(document("a"), faults=("a.yaml: spec.source: is missing; add it",)))
-    world.session.step()
-    assert "error: a.yaml: spec.source: is missing; add it" in world.printed
-    assert world.applied == [(A, 1)]
-    assert world.released == []
+    bench.session.update_pipelines(files(document("a")))
+    bench.session.step()
+    bench.session.update_pipelines(files(document("a"), faults=("a.yaml: spec.source: is missing; add it",)))
+    bench.session.step()
+    assert "error: a.yaml: spec.source: is missing; add it" in bench.printed
+    assert bench.applied == [(A, 1)]
+    assert bench.released == []
 
 
-def test_a_failing_pass_is_repeated_with_growing_delays(world: World) -> None:
+def test_a_failing_pass_is_repeated_with_growing_delays(bench: SessionBench) -> None:
     """A failure is printed once, and the loop recovers."""
-    world.session.take(reading(document("a")))
-    world.failure = ConnectionError("Postgres does not answer")
+    bench.session.update_pipelines(files(document("a")))
+    bench.failure = ConnectionError("Postgres does not answer")
     delays = []
     for _ in range(8):
-        world.session._due[A] = 0.0
-        world.session.step()
-        delays.append(world.session._backoff[A])
+        bench.session._due[A] = 0.0
+        bench.session.step()
+        delays.append(bench.session._backoff[A])
     assert delays == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
-    assert [text for text in world.printed if "does not answer" in text] == [
+    assert [text for text in bench.printed if "does not answer" in text] == [
         f"{A}: failed: Postgres does not answer; trying again"
     ]
-    world.failure = None
-    world.session._due[A] = 0.0
-    world.session.step()
-    assert world.session.ready
+    bench.failure = None
+    bench.session._due[A] = 0.0
+    bench.session.step()
+    assert bench.session.ready
 
 
-def test_a_failed_pipeline_is_not_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_pipeline_is_not_waited_for(bench: SessionBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipeline that has failed for a while is reported. The others then count as settled."""
     stuck: dict[str, Any] = {"type": "Ready", "status": "False", "reason": "NotSupported", "message": "column xmin"}
-    verdicts = {B: stuck}
+    conditions = {B: stuck}
 
-    def apply(stored: Stored) -> Mapping[str, Any]:
+    def apply(stored: StoredPipeline) -> Mapping[str, Any]:
         generation = stored.document["metadata"]["generation"]
         return {
             "observedGeneration": generation,
-            "conditions": [verdicts.get(stored.key, {"type": "Ready", "status": "True"})],
+            "conditions": [conditions.get(stored.key, {"type": "Ready", "status": "True"})],
         }
 
-    session = Session(world.store, apply=apply, release=world.release, say=world.printed.append)
-    session.take(reading(document("a"), document("b")))
+    session = Session(bench.store, apply=apply, release=bench.release, say=bench.printed.append)
+    session.update_pipelines(files(document("a"), document("b")))
     session.step()
     assert (session.ready, session.settled, session.failed) == (False, False, {})
     monkeypatch.setattr(session_module, "FAILED_SECONDS", 0.0)
     assert (session.ready, session.settled, session.failed) == (False, True, {B: "column xmin"})
     for reason in ("Waiting", "Blocked", "Unreachable"):
-        verdicts[B] = {**stuck, "reason": reason}
+        conditions[B] = {**stuck, "reason": reason}
         session._due[B] = 0.0
         session.step()
         assert (session.settled, session.failed) == (False, {}), reason
-    verdicts[A] = verdicts[B] = stuck
-    session.nudge()
+    conditions[A] = conditions[B] = stuck
+    session.request_passes()
     session.step()
     assert not session.settled, "no pipeline is ready, so nothing is settled"
-    verdicts.clear()
-    session.nudge()
+    conditions.clear()
+    session.request_passes()
     session.step()
     assert (session.ready, session.settled, session.failed) == (True, True, {})
 
 
-def test_a_ready_pipeline_stays_ready_when_a_pass_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ready_pipeline_stays_ready_when_a_pass_fails(bench: SessionBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "FAILED_SECONDS", 0.0)
-    world.session.take(reading(document("a")))
-    world.session.step()
-    world.failure = ConnectionError("Postgres does not answer")
-    world.session._due[A] = 0.0
-    world.session.step()
-    assert (world.session.ready, world.session.settled, world.session.failed) == (True, True, {})
+    bench.session.update_pipelines(files(document("a")))
+    bench.session.step()
+    bench.failure = ConnectionError("Postgres does not answer")
+    bench.session._due[A] = 0.0
+    bench.session.step()
+    assert (bench.session.ready, bench.session.settled, bench.session.failed) == (True, True, {})
 
 
 @pytest.mark.parametrize(
@@ -230,5 +230,5 @@ def test_a_ready_pipeline_stays_ready_when_a_pass_fails(world: World, monkeypatc
     ],
 )
 def test_the_state_of_a_pipeline_is_described_in_one_line(status: dict[str, Any], expected: str, reason: str) -> None:
-    stored = Stored({"metadata": {"name": "a", "namespace": "default", "generation": 1}}, status)
+    stored = StoredPipeline({"metadata": {"name": "a", "namespace": "default", "generation": 1}}, status)
     assert describe(stored) == expected, reason

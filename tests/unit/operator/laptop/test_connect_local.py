@@ -25,7 +25,7 @@ def connect(folder: Path, *, secured: bool = False) -> tuple[LocalConnect, list[
     settings: dict[str, Any] = {"environ": {"PATH": str(folder)}, "brokers": "127.0.0.1:1", "secured": secured}
     printed: list[str] = []
     return LocalConnect(
-        folder, **settings, references_root=folder / "secret-refs", running=running.append, say=printed.append
+        folder, **settings, references_root=folder / "secret-refs", on_server=running.append, say=printed.append
     ), running
 
 
@@ -62,16 +62,16 @@ def test_a_missing_key_of_a_secret_is_named(tmp_path: Path) -> None:
     """The copy for the worker has no line feed, and only its owner may read it."""
     actuator, _ = connect(tmp_path)
     with pytest.raises(TidemillError, match=r"Secret shop-db has no key password: .* write the value into .*secret-re"):
-        actuator._copy("shop", "shop-db", "password")
+        actuator._copy_secret("shop", "shop-db", "password")
     file = tmp_path / "secret-refs" / "shop" / "shop-db" / "password"
     file.parent.mkdir(parents=True)
     file.write_text("first\n")
     copy = tmp_path / "connect" / "secrets" / "shop" / "shop-db" / "password"
-    assert not actuator._copy("shop", "shop-db", "password"), "a first copy is no change"
+    assert not actuator._copy_secret("shop", "shop-db", "password"), "a first copy is no change"
     assert (copy.read_text(), copy.stat().st_mode & 0o777) == ("first", 0o600)
-    assert not actuator._copy("shop", "shop-db", "password")
+    assert not actuator._copy_secret("shop", "shop-db", "password")
     file.write_text("second\n")
-    assert actuator._copy("shop", "shop-db", "password"), "connectors must read the changed value again"
+    assert actuator._copy_secret("shop", "shop-db", "password"), "connectors must read the changed value again"
 
 
 def test_a_secret_cannot_refer_to_a_file_of_the_worker(tmp_path: Path) -> None:
@@ -80,10 +80,10 @@ def test_a_secret_cannot_refer_to_a_file_of_the_worker(tmp_path: Path) -> None:
     file = tmp_path / "secret-refs" / "shop" / "places" / "file"
     file.parent.mkdir(parents=True)
     file.write_text("/data/orders.txt")
-    actuator._copy("shop", "places", "file")
+    actuator._copy_secret("shop", "places", "file")
     file.write_text("/data/../proc/self/environ\n")
     with pytest.raises(TidemillError, match=r"key file of Secret places refers to /proc, .* outside of this folder"):
-        actuator._copy("shop", "places", "file")
+        actuator._copy_secret("shop", "places", "file")
     assert (tmp_path / "connect" / "secrets" / "shop" / "places" / "file").read_text() == "/data/orders.txt"
 
 

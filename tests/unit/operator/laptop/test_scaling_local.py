@@ -20,12 +20,12 @@ from tidemill_operator.cli.main import CommandError
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.keys import Key
 from tidemill_operator.laptop.scaling import LocalScaling
-from tidemill_operator.observer.scaling_figures import Watched, WatchedStage
+from tidemill_operator.observer.scaling_figures import MeasuredPipeline, MeasuredStage
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.live import LiveFacts
 from tidemill_operator.processes.child import start_time
 from tidemill_operator.processes.supervisor import ReplicaState
-from tidemill_operator.scaling import Figures, PartitionFigures
+from tidemill_operator.scaling import PartitionFigures, ScalingFigures
 from tidemill_operator.settings import Platform
 from waiting import eventually
 
@@ -78,21 +78,23 @@ class Reader:
     lag: int = 0
     broken: bool = False
     polls: int = 0
-    watched: Watched | None = None
-    stage: WatchedStage | None = None
-    held: list[bool] = field(default_factory=list)
+    watched: MeasuredPipeline | None = None
+    stage: MeasuredStage | None = None
+    rollouts: list[bool] = field(default_factory=list)
 
-    def read(self, watched: Watched | WatchedStage, *, ready: int, rolling_out: bool) -> Figures:
-        if isinstance(watched, WatchedStage):
-            self.stage = watched
-            return Figures({p: PartitionFigures(0, 300_000, 0, 0) for p in range(4)}, ready, rolling_out=rolling_out)
+    def read(self, measured: MeasuredPipeline | MeasuredStage, *, ready: int, rolling_out: bool) -> ScalingFigures:
+        if isinstance(measured, MeasuredStage):
+            self.stage = measured
+            return ScalingFigures(
+                {p: PartitionFigures(0, 300_000, 0, 0) for p in range(4)}, ready, rolling_out=rolling_out
+            )
         self.polls += 1
-        self.watched = watched
-        self.held.append(rolling_out)
+        self.watched = measured
+        self.rollouts.append(rolling_out)
         if self.broken:
             raise TidemillError(Reason.UNREACHABLE, "Kafka does not answer")
         parts = {p: PartitionFigures(0, self.lag, 0, 0) for p in range(4)}
-        return Figures(parts, ready, rolling_out=rolling_out)
+        return ScalingFigures(parts, ready, rolling_out=rolling_out)
 
 
 @dataclass
@@ -138,7 +140,7 @@ def test_lag_adds_processors_and_a_restart_keeps_their_number(bench: ScaledPipel
     assert processors(bench.scaling) == 4
     assert decision_status(bench.scaling)["reason"] == "ScaledUp"
     assert bench.scaling.history(*KEY)[-1]["desired"] == 4
-    assert bench.reader.watched == Watched(
+    assert bench.reader.watched == MeasuredPipeline(
         "analytics__flights",
         "analytics.flights.events",
         "tidemill.analytics.flights",
@@ -163,12 +165,12 @@ def test_a_python_stage_is_scaled_by_its_lag(bench: ScaledPipeline) -> None:
     assert bench.printed == [
         "analytics/flights: 1 → 3 processes of the Python stage (ScaledUp, limited by maxReplicas)"
     ]
-    stage = WatchedStage(Key(*KEY, ""), "analytics.flights.events", 6, "tidemill.analytics.flights.stage")
+    stage = MeasuredStage(Key(*KEY, ""), "analytics.flights.events", 6, "tidemill.analytics.flights.stage")
     assert bench.reader.stage == stage
     eventually(lambda: len(bench.scaling.status(*KEY)) == 2, what="decisions about processors and stage")
     status = bench.scaling.status(*KEY)
     assert (status["scaling"]["desired"], status["stageScaling"]["desired"]) == (1, 3)
-    assert bench.scaling.described(*KEY)["stageDecisions"][0]["desired"] == 3
+    assert bench.scaling.describe(*KEY)["stageDecisions"][0]["desired"] == 3
     # A decision appears in the status before it is stored.
     stored = {"processor": 1, "stage": 3}
     eventually(lambda: bench.again().replicas(*KEY) == stored, what="both decisions are stored")
@@ -192,7 +194,7 @@ def test_starting_processes_count_as_a_rollout(bench: ScaledPipeline) -> None:
         lambda: decision_status(bench.scaling).get("reason") == "RolloutInProgress", what="the rollout is reported"
     )
     assert processors(bench.scaling) == 1
-    assert set(bench.reader.held) == {True}
+    assert set(bench.reader.rollouts) == {True}
 
 
 def test_an_unreachable_server_changes_no_replicas(bench: ScaledPipeline) -> None:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tidemill_operator.laptop.passes import Passes
+from tidemill_operator.laptop.passes import PassRunner
 
 
 def test_a_waiting_pass_does_not_block_its_caller() -> None:
@@ -15,7 +15,7 @@ def test_a_waiting_pass_does_not_block_its_caller() -> None:
     def ask() -> None:
         server.wait(10)
 
-    passes = Passes(ask)
+    passes = PassRunner(ask)
     assert passes.idle
     passes.start()
     passes.wait(0.05)
@@ -29,7 +29,7 @@ def test_an_error_of_a_pass_is_raised_by_the_next_start() -> None:
     def fail() -> None:
         raise LookupError("a fault of ours")
 
-    passes = Passes(fail)
+    passes = PassRunner(fail)
     passes.start()
     passes.wait(10)
     with pytest.raises(LookupError, match="a fault of ours"):

@@ -14,10 +14,10 @@ from tidemill_operator.observer.figures import (
     coarse_count,
     coarse_seconds,
     duration,
-    is_news,
-    others,
-    shown_by,
-    told,
+    is_write_due,
+    non_observer_fields,
+    observer_fields,
+    status_fields,
 )
 
 FIGURES = Figures(1_234, 9.5, 11.0, 3.0, positions_at=1_000.0)
@@ -63,32 +63,35 @@ def test_durations_have_a_unit(seconds: float, expected: str) -> None:
 
 
 def test_figures_are_rounded_in_the_status() -> None:
-    assert told(Observation(FIGURES, "", 1_001.0), {}, 1) == SHOWN
+    assert status_fields(Observation(FIGURES, "", 1_001.0), {}, 1) == SHOWN
 
 
 def test_unknown_figures_are_missing() -> None:
     """Without arrivals and without a watermark, both are missing. Without lag, its age is zero."""
-    assert told(Observation(Figures(0, 0.0, None, None, 1_000.0), "", 1_001.0), {}, 1) == {"lag": 0, "lagSeconds": 0}
+    assert status_fields(Observation(Figures(0, 0.0, None, None, 1_000.0), "", 1_001.0), {}, 1) == {
+        "lag": 0,
+        "lagSeconds": 0,
+    }
 
 
 def test_old_positions_are_shown_with_their_time() -> None:
-    new_status = told(Observation(FIGURES, "", 1_015.1), {}, 1)
+    new_status = status_fields(Observation(FIGURES, "", 1_015.1), {}, 1)
     assert new_status == {**SHOWN, "figuresAt": "1970-01-01T00:16:40Z"}
 
 
 def test_unavailable_figures_are_only_a_condition() -> None:
     """The condition keeps the time of its transition."""
-    new_status = told(Observation(None, "Kafka does not tell", 1_000.0), SHOWN, 2)
+    new_status = status_fields(Observation(None, "Kafka does not tell", 1_000.0), SHOWN, 2)
     assert new_status == {"conditions": [AWAY]}
-    assert told(Observation(None, "Kafka does not tell", 1_100.0), new_status, 2) == new_status
+    assert status_fields(Observation(None, "Kafka does not tell", 1_100.0), new_status, 2) == new_status
 
 
 def test_a_status_is_split_into_figures_and_the_rest() -> None:
     ready = {"type": "Ready", "status": "True"}
     status = {**SHOWN, "schema": "s", "conditions": [ready, AWAY]}
-    assert shown_by(status) == {**SHOWN, "conditions": [AWAY]}
-    assert others(status) == {"schema": "s", "conditions": [ready]}
-    assert (shown_by({}), others({})) == ({}, {})
+    assert observer_fields(status) == {**SHOWN, "conditions": [AWAY]}
+    assert non_observer_fields(status) == {"schema": "s", "conditions": [ready]}
+    assert (observer_fields({}), non_observer_fields({})) == ({}, {})
 
 
 NEWS: list[tuple[str, dict[str, Any], dict[str, Any], float, bool]] = [
@@ -111,7 +114,7 @@ NEWS: list[tuple[str, dict[str, Any], dict[str, Any], float, bool]] = [
 def test_figures_are_written_if_they_changed_enough_for_their_age(
     reason: str, shown: dict[str, Any], new_status: dict[str, Any], seconds: float, expected: bool
 ) -> None:
-    assert is_news(shown, new_status, seconds) is expected
+    assert is_write_due(shown, new_status, seconds) is expected
 
 
 def test_a_pipeline_that_stops_counting_writes_with_growing_intervals() -> None:
@@ -120,7 +123,7 @@ def test_a_pipeline_that_stops_counting_writes_with_growing_intervals() -> None:
     writes, written = 0, -1e9
     for second in range(0, 86_400, 5):
         figures = replace(FIGURES, lag_seconds=float(second), freshness_seconds=float(second), positions_at=second)
-        new_status = told(Observation(figures, "", float(second)), shown, 1)
-        if is_news(shown, new_status, second - written):
+        new_status = status_fields(Observation(figures, "", float(second)), shown, 1)
+        if is_write_due(shown, new_status, second - written):
             shown, writes, written = new_status, writes + 1, second
     assert writes <= 17

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.actuators.kafka.clusters import Clusters, keys_in_files
-from tidemill_operator.actuators.kafka.log import KafkaLog
+from tidemill_operator.actuators.kafka.clusters import Clusters, secret_file_reader
+from tidemill_operator.actuators.kafka.offsets import OffsetReader
 from tidemill_operator.keys import Key
 from tidemill_operator.observer.observers import Observers
-from tidemill_operator.settings import NOWHERE
+from tidemill_operator.settings import NO_POSTGRES
 
 ORDERS, BIDS = Key("shop", "orders", "u1"), Key("shop", "bids", "u2")
 
 
 @pytest.fixture
 def observers(tmp_path: Path) -> Observers:
-    clusters = Clusters(keys_in_files(tmp_path))
-    return Observers(KafkaLog("own:9092"), clusters, NOWHERE, lambda *_: None)
+    clusters = Clusters(secret_file_reader(tmp_path))
+    return Observers(OffsetReader("own:9092"), clusters, NO_POSTGRES, lambda *_: None)
 
 
 def status(servers: str = "", secret: str = "") -> dict[str, Any]:
@@ -34,7 +34,7 @@ def measured(observers: Observers) -> dict[str, set[str]]:
         "own:9092": observers._own,
         **{at.connection.servers: observer for at, observer in observers._others.items()},
     }
-    return {servers: {key.name for key in observer._known} for servers, observer in parts.items()}
+    return {servers: {key.name for key in observer._pipelines} for servers, observer in parts.items()}
 
 
 def test_each_cluster_has_another_observer(observers: Observers) -> None:

@@ -144,7 +144,7 @@ def test_deleted_slots_are_reported_until_they_are_created_again(document: dict[
     assert conditions(apply(document, world, status))["Ready"][:2] == ("True", "Applied")
     # The former position keeps its number, and the partition is read with a new one.
     slots = world.postgres.schemas[SCHEMA].slots
-    assert {slot.slot: (slot.topic, slot.reading) for slot in slots} == {
+    assert {slot.number: (slot.topic, slot.reading) for slot in slots} == {
         0: ("shop.a", True),
         1: ("", False),
         2: ("shop.b", True),

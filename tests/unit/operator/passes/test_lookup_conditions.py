@@ -6,10 +6,10 @@ import datetime as dt
 from dataclasses import replace
 from typing import Any
 
-from tidemill_contract.tables.failing import STALE_LOOKUP, UNREAD_LOOKUP
+from tidemill_contract.tables.failures import STALE_LOOKUP, UNREAD_LOOKUP
 from tidemill_operator.errors import TidemillError
-from tidemill_operator.plan.live import Failing
-from tidemill_operator.plan.postgres.lookups import unread
+from tidemill_operator.plan.live import TaskFailure
+from tidemill_operator.plan.postgres.lookups import unread_lookups_error
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryWorld
@@ -54,10 +54,10 @@ class World:
 
     def __init__(self) -> None:
         self.memory, self.status = MemoryWorld(), dict[str, Any]()
-        self.standing: TidemillError | None = None
+        self.progress_error: TidemillError | None = None
         self.run()
 
-    def store(self, *held_up: Failing) -> None:
+    def store(self, *held_up: TaskFailure) -> None:
         schema = self.memory.postgres.schemas[SCHEMA]
         self.memory.postgres.schemas[SCHEMA] = replace(schema, held_up=held_up)
 
@@ -68,7 +68,7 @@ class World:
             actuators=self.memory.actuators,
             previous=self.status or None,
             now=NOON,
-            standing=lambda: self.standing,
+            progress_error=lambda: self.progress_error,
         )
         return {c["type"]: (c["status"], c["reason"], c["message"]) for c in self.status["conditions"]}
 
@@ -76,7 +76,7 @@ class World:
 def test_a_lookup_that_was_not_read_is_named_and_the_pipeline_is_not_ready() -> None:
     world = World()
     assert world.run()["LookupsReady"] == ("True", "Applied", "")
-    world.store(Failing("plans", UNREAD_LOOKUP, MISSING))
+    world.store(TaskFailure("plans", UNREAD_LOOKUP, MISSING))
     conditions = world.run()
     message = f"lookup plans was not read yet: {MISSING}; events wait meanwhile, and none is lost"
     assert conditions["LookupsReady"] == ("False", "LookupUnread", message)
@@ -89,7 +89,7 @@ def test_a_lookup_that_was_not_read_is_named_and_the_pipeline_is_not_ready() -> 
 
 def test_a_stale_lookup_is_named_and_the_pipeline_serves() -> None:
     world = World()
-    world.store(Failing("customers", STALE_LOOKUP, "Kafka, topic shop.customers: no answer; stale"))
+    world.store(TaskFailure("customers", STALE_LOOKUP, "Kafka, topic shop.customers: no answer; stale"))
     conditions = world.run()
     message = "lookup customers: Kafka, topic shop.customers: no answer; stale"
     assert conditions["LookupsReady"] == ("True", "LookupStale", message)
@@ -98,7 +98,7 @@ def test_a_stale_lookup_is_named_and_the_pipeline_serves() -> None:
 
 def test_a_row_about_a_lookup_that_the_spec_no_longer_has_does_not_matter() -> None:
     world = World()
-    world.store(Failing("shops", UNREAD_LOOKUP, MISSING))
+    world.store(TaskFailure("shops", UNREAD_LOOKUP, MISSING))
     assert world.run()["LookupsReady"][0] == "True"
     without = {**DOCUMENT, "spec": {key: value for key, value in DOCUMENT["spec"].items() if key != "lookups"}}
     without["metadata"] = {**DOCUMENT["metadata"], "generation": 2}
@@ -107,7 +107,7 @@ def test_a_row_about_a_lookup_that_the_spec_no_longer_has_does_not_matter() -> N
 
 def test_an_observation_between_passes_changes_the_condition_at_once() -> None:
     world = World()
-    world.standing = unread([("plans", MISSING), ("customers", "no answer")])
+    world.progress_error = unread_lookups_error([("plans", MISSING), ("customers", "no answer")])
     conditions = world.run()
     assert conditions["LookupsReady"][:2] == ("False", "LookupUnread")
     assert "lookup plans was not read yet" in conditions["Ready"][2]
@@ -117,7 +117,7 @@ def test_an_observation_between_passes_changes_the_condition_at_once() -> None:
 
 def test_the_condition_is_kept_while_postgres_does_not_answer() -> None:
     world = World()
-    world.store(Failing("plans", UNREAD_LOOKUP, MISSING))
+    world.store(TaskFailure("plans", UNREAD_LOOKUP, MISSING))
     world.run()
-    world.memory.postgres.unreachable("Postgres")
+    world.memory.postgres.make_unreachable("Postgres")
     assert world.run()["LookupsReady"][0] == "Unknown"

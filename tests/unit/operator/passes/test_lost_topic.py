@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from tidemill_contract.tables.kept import Kept
-from tidemill_operator.cluster.events import changed
+from tidemill_contract.tables.quotas import QuotaUsage
+from tidemill_operator.cluster.event_recorder import conditions_to_report
 from tidemill_operator.errors import Reason, TidemillError
-from tidemill_operator.plan.live import Failing, LiveSchema, LiveTopic, Loss, Owner
-from tidemill_operator.plan.postgres.failing import failing
-from tidemill_operator.plan.postgres.losses import losses
+from tidemill_operator.plan.live import LiveSchema, LiveTopic, Loss, Owner, TaskFailure
+from tidemill_operator.plan.postgres.failures import failure_errors
+from tidemill_operator.plan.postgres.losses import loss_errors
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryWorld
@@ -40,7 +40,7 @@ def deleted(document: dict[str, Any], world: MemoryWorld, *, read: bool = True) 
     status = apply(document, world, previous=None)
     if read:
         schema = world.postgres.schemas[SCHEMA]
-        world.postgres.schemas[SCHEMA] = replace(schema, read_from="A1", read_to={0: 12, 1: 7})
+        world.postgres.schemas[SCHEMA] = replace(schema, topic_id="A1", next_offsets={0: 12, 1: 7})
     del world.kafka.topics[EVENTS]
     world.take_writes()
     return status
@@ -86,7 +86,7 @@ def test_deleted_output_topics_are_created_again(document: dict[str, Any], world
     """Postgres has everything that these topics hold."""
     before = apply(document, world, previous=None)
     schema = world.postgres.schemas[SCHEMA]
-    world.postgres.schemas[SCHEMA] = replace(schema, read_from="A1", read_to={0: 12})
+    world.postgres.schemas[SCHEMA] = replace(schema, topic_id="A1", next_offsets={0: 12})
     del world.kafka.topics["shop.orders.dead-letters"]
     assert conditions(apply(document, world, previous=before))["Ready"] == ("True", "Applied")
 
@@ -103,7 +103,7 @@ def remade(document: dict[str, Any], world: MemoryWorld, *losses: Loss, read_fro
     before = apply(document, world, previous=None)
     schema = world.postgres.schemas[SCHEMA]
     read_to = {0: 12, 1: 7} if read_from == "A1" else {0: 0, 1: 0}
-    world.postgres.schemas[SCHEMA] = replace(schema, read_from=read_from, read_to=read_to, losses=losses)
+    world.postgres.schemas[SCHEMA] = replace(schema, topic_id=read_from, next_offsets=read_to, losses=losses)
     world.kafka.topics[EVENTS] = replace(world.kafka.topics[EVENTS], id="B2")
     return before
 
@@ -114,24 +114,26 @@ def test_a_recreated_topic_is_reported_by_its_id(document: dict[str, Any], world
     status = apply(document, world, previous=before)
     assert conditions(status)["EventsLost"] == ("True", "TopicRecreated")
     assert conditions(status)["Ready"] == ("True", "Applied")
-    assert [(c["type"], c["reason"], c["message"]) for c in changed(before, status)] == [
+    assert [(c["type"], c["reason"], c["message"]) for c in conditions_to_report(before, status)] == [
         ("EventsLost", "TopicRecreated", REMADE)
     ]
 
 
 def test_a_recreated_topic_is_reported_once(document: dict[str, Any], world: MemoryWorld) -> None:
-    """The losses that processors note repeat the report by ids. A day later the condition is removed."""
+    """The losses that processors store repeat the report by ids. A day later the condition is removed."""
     status = apply(document, world, previous=remade(document, world))
     schema = world.postgres.schemas[SCHEMA]
-    noted = tuple(Loss("topic_recreated", partition, 0, offset, None) for partition, offset in schema.read_to.items())
-    world.postgres.schemas[SCHEMA] = replace(schema, read_from="B2", read_to={0: 0, 1: 0}, losses=noted)
+    stored = tuple(
+        Loss("topic_recreated", partition, 0, offset, None) for partition, offset in schema.next_offsets.items()
+    )
+    world.postgres.schemas[SCHEMA] = replace(schema, topic_id="B2", next_offsets={0: 0, 1: 0}, losses=stored)
     again = apply(document, world, previous=status)
     assert again == status
-    assert list(changed(status, again)) == []
+    assert list(conditions_to_report(status, again)) == []
     world.postgres.schemas[SCHEMA] = replace(world.postgres.schemas[SCHEMA], losses=())
     calm = apply(document, world, previous=again)
     assert "EventsLost" not in conditions(calm)
-    assert [(c["type"], c["status"]) for c in changed(again, calm)] == [("EventsLost", "False")]
+    assert [(c["type"], c["status"]) for c in conditions_to_report(again, calm)] == [("EventsLost", "False")]
 
 
 def test_each_further_loss_is_a_further_event(document: dict[str, Any], world: MemoryWorld) -> None:
@@ -142,13 +144,13 @@ def test_each_further_loss_is_a_further_event(document: dict[str, Any], world: M
         losses = (*schema.losses, Loss("expired", 0, 1, first, first + 2))
         world.postgres.schemas[SCHEMA] = replace(schema, losses=losses)
         before, status = status, apply(document, world, previous=status)
-        assert [c["reason"] for c in changed(before, status)] == ["EventsExpired"]
+        assert [c["reason"] for c in conditions_to_report(before, status)] == ["EventsExpired"]
 
 
 def test_lost_events_stay_reported_while_postgres_does_not_answer(document: dict[str, Any], world: MemoryWorld) -> None:
     """Without an answer of Postgres, the condition is kept."""
     status = apply(document, world, previous=remade(document, world))
-    world.postgres.unreachable("Postgres")
+    world.postgres.make_unreachable("Postgres")
     assert conditions(apply(document, world, previous=status))["EventsLost"] == ("True", "TopicRecreated")
 
 
@@ -163,16 +165,18 @@ def test_losses_in_the_schema_of_another_pipeline_are_not_reported(
 def test_a_used_up_quota_is_a_condition(document: dict[str, Any], world: MemoryWorld) -> None:
     """The condition is true while the quota took effect within a day. The pipeline is ready."""
     before = apply(document, world, previous=None)
-    kept = Kept("_dead_letters", 10, bare=0, counted=12, expired=0, evicted=0, full=True)
-    world.postgres.schemas[SCHEMA] = replace(world.postgres.schemas[SCHEMA], kept=(kept,))
+    usage = QuotaUsage("_dead_letters", 10, bare=0, counted=12, expired=0, evicted=0, full=True)
+    world.postgres.schemas[SCHEMA] = replace(world.postgres.schemas[SCHEMA], stored_totals=(usage,))
     full = apply(document, world, previous=before)
     assert conditions(full)["QuotaUsedUp"] == ("True", "QuotaUsedUp")
     assert conditions(full)["Ready"] == ("True", "Applied")
-    assert [c["message"] for c in changed(before, full)] == [
+    assert [c["message"] for c in conditions_to_report(before, full)] == [
         "spec.deadLetters.quota of 1Gi is used up: of the dead letters so far 12 were only counted; correct the senders"
         " of the refused events, or raise the quota"
     ]
-    world.postgres.schemas[SCHEMA] = replace(world.postgres.schemas[SCHEMA], kept=(replace(kept, full=False),))
+    world.postgres.schemas[SCHEMA] = replace(
+        world.postgres.schemas[SCHEMA], stored_totals=(replace(usage, full=False),)
+    )
     assert "QuotaUsedUp" not in conditions(apply(document, world, previous=full))
 
 
@@ -209,28 +213,28 @@ WAYS: list[tuple[tuple[Loss, ...], list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("noted", "expected", "name"), WAYS, ids=[row[2] for row in WAYS])
-def test_each_way_of_losing_events_has_its_message(noted: tuple[Loss, ...], expected: list[str], name: str) -> None:
-    lost = losses("t", LiveTopic(2, 1, "B2"), LiveSchema(read_from="B2", losses=noted))
+@pytest.mark.parametrize(("stored", "expected", "name"), WAYS, ids=[row[2] for row in WAYS])
+def test_each_way_of_losing_events_has_its_message(stored: tuple[Loss, ...], expected: list[str], name: str) -> None:
+    lost = loss_errors("t", LiveTopic(2, 1, "B2"), LiveSchema(topic_id="B2", losses=stored))
     assert [str(error) for error in lost] == expected, name
 
 
 def test_of_many_partitions_only_the_first_are_named() -> None:
-    schema = LiveSchema(read_from="A1", read_to={partition: partition for partition in range(40)})
-    (error,) = losses("t", LiveTopic(40, 1, "B2"), schema)
+    schema = LiveSchema(topic_id="A1", next_offsets={partition: partition for partition in range(40)})
+    (error,) = loss_errors("t", LiveTopic(40, 1, "B2"), schema)
     assert isinstance(error, TidemillError)
     assert "14: 14, 15: 15 and 24 more partitions);" in str(error)
 
 
 def test_an_id_that_the_topic_had_before_is_no_loss() -> None:
     """A lagging broker answers with the id of the deleted topic. Processors do not follow it, so nothing is lost."""
-    schema = LiveSchema(read_from="B2", read_before=frozenset({"A1"}), read_to={0: 5})
-    assert losses("t", LiveTopic(2, 1, "A1"), schema) == []
-    assert [loss.reason for loss in losses("t", LiveTopic(2, 1, "C3"), schema)] == [Reason.TOPIC_RECREATED]
+    schema = LiveSchema(topic_id="B2", former_topic_ids=frozenset({"A1"}), next_offsets={0: 5})
+    assert loss_errors("t", LiveTopic(2, 1, "A1"), schema) == []
+    assert [loss.reason for loss in loss_errors("t", LiveTopic(2, 1, "C3"), schema)] == [Reason.TOPIC_RECREATED]
 
 
-HELD = Failing("visits", "publish", 'column "_max_v" does not exist')
-SKIPPED = Failing("sales", "publish", "out of range", "2026-03-01T11:58:00Z", '{"k": "a"}', ("total",), True)
+HELD = TaskFailure("visits", "publish", 'column "_max_v" does not exist')
+SKIPPED = TaskFailure("sales", "publish", "out of range", "2026-03-01T11:58:00Z", '{"k": "a"}', ("total",), True)
 
 
 def test_windows_that_cannot_be_published_are_reported(document: dict[str, Any], world: MemoryWorld) -> None:
@@ -247,11 +251,11 @@ def test_windows_that_cannot_be_published_are_reported(document: dict[str, Any],
         'aggregation sales: window 2026-03-01T11:58:00Z, group {"k": "a"}, with null for total in publish, and'
         " further cases: out of range; everything else is published"
     ) in message
-    assert [c["reason"] for c in changed(before, status)] == ["HeldUp"]
+    assert [c["reason"] for c in conditions_to_report(before, status)] == ["HeldUp"]
     world.postgres.schemas[SCHEMA] = replace(schema, skipped=(SKIPPED,))
     again = apply(document, world, previous=status)
     assert conditions(again)["WindowsFailing"] == ("True", "WindowsSkipped")
-    world.postgres.unreachable("Postgres")
+    world.postgres.make_unreachable("Postgres")
     assert conditions(apply(document, world, previous=again))["WindowsFailing"] == ("True", "WindowsSkipped")
 
 
@@ -261,15 +265,15 @@ def test_a_pipeline_without_failures_has_no_condition_about_windows(
     status = apply(document, world, previous=None)
     assert "WindowsFailing" not in conditions(apply(document, world, previous=status))
     assert (
-        failing(LiveSchema(held_up=(HELD,)), Owner("a", "b", "c", "d")) == []
+        failure_errors(LiveSchema(held_up=(HELD,)), Owner("a", "b", "c", "d")) == []
     )  # the schema belongs to another resource
 
 
 def test_of_many_failing_aggregations_only_the_first_are_named() -> None:
     owner = Owner("a", "b", "c", "d")
     many = tuple(replace(HELD, aggregation=f"a{number}") for number in range(20))
-    (error,) = failing(LiveSchema(owner, held_up=many), owner)
+    (error,) = failure_errors(LiveSchema(owner, held_up=many), owner)
     assert "aggregation a7: " in str(error)
     assert "; and 12 more; other aggregations continue" in str(error)
-    (record,) = failing(LiveSchema(owner, skipped=(Failing("", "anomalies", "record x: too large"),)), owner)
+    (record,) = failure_errors(LiveSchema(owner, skipped=(TaskFailure("", "anomalies", "record x: too large"),)), owner)
     assert str(record).startswith("the pipeline: skipped in anomalies: record x: too large; ")

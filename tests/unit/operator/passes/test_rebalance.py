@@ -1,4 +1,4 @@
-"""Tests of the annotation that spreads replicas again: each value counts once, and is noted after the last move."""
+"""Tests of the annotation that spreads replicas again: each value counts once, and is stored after the last move."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_without_the_annotation_no_replica_moves(document: dict[str, Any], world
 
 
 def test_each_value_spreads_replicas_once(document: dict[str, Any], world: MemoryWorld) -> None:
-    """The noted value is kept without the annotation, and another value asks again."""
+    """The stored value is kept without the annotation, and another value asks again."""
     status = apply(document, world)
     status = apply(asking(document, "first"), world, status)
     assert status["rebalancedAt"] == "first"

@@ -161,12 +161,12 @@ def test_a_paused_pipeline_is_observed_and_not_written(document: Document, world
     assert true_types(status) == {*ALL_CONDITIONS, "ReconciliationPaused"}
     assert status["observedGeneration"] == 1
     calls = {call for part in (world.kafka, world.postgres, world.secrets, world.runtime) for call in part.calls}
-    assert calls == {"observe", "brokers"}
+    assert calls == {"observe", "broker_count"}
     assert world.take_writes() == []
     world.runtime.starting = {"orders-processor"}
     down = apply(paused, world, status, LATER)
     assert conditions(down)["Ready"] == conditions(down)["ProcessorsReady"] == ("False", "Waiting")
-    world.kafka.unreachable("kafka")
+    world.kafka.make_unreachable("kafka")
     assert conditions(apply(paused, world, down, LATER))["TopicsReady"] == ("False", "Unreachable")
     world.kafka.failure, world.runtime.starting = None, set()
     assert apply(paused, world, status, LATER) == status

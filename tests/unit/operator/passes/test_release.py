@@ -100,7 +100,7 @@ def test_release_fails_while_a_server_is_unreachable_and_can_be_repeated(
 ) -> None:
     deleted = edited(document, reclaimPolicy="Delete")
     apply(deleted, world)
-    getattr(world, part).unreachable(part)
+    getattr(world, part).make_unreachable(part)
     with pytest.raises(TidemillError, match=f"{part} does not answer"):
         released(deleted, world)
     getattr(world, part).failure = None

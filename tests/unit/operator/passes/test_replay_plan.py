@@ -12,7 +12,7 @@ import pytest
 
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.plan.build import build_plan
-from tidemill_operator.plan.changes import changes
+from tidemill_operator.plan.changes import find_changes
 from tidemill_operator.plan.live import LiveFacts, LiveReplay, LiveSchema, Loss
 from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.reconcile import reconcile
@@ -92,7 +92,7 @@ def test_a_replay_fills_a_version_and_switches_to_it(pipeline: Pipeline) -> None
     assert environment == {"READER": reader, "START_FROM": "2026-03-01T00:00:00Z", "RATE": "500", "PIPELINE": "orders"}
     assert pipeline.workloads()["orders-processor"] == processor, "the processor of live traffic is unchanged"
 
-    pipeline.is_at(reader, handed=2, processed=70, left=5)
+    pipeline.is_at(reader, handed_over=2, processed=70, left=5)
     status = pipeline.reconcile()
     assert {name: status["replay"][name] for name in ("processed", "left", "partitionsHandedOver")} == {
         "processed": 70,
@@ -101,7 +101,7 @@ def test_a_replay_fills_a_version_and_switches_to_it(pipeline: Pipeline) -> None
     }
     assert versions(status) == {"by_country": 1}
 
-    pipeline.is_at(reader, handed=3, processed=75)
+    pipeline.is_at(reader, handed_over=3, processed=75)
     status = pipeline.reconcile()
     assert (status["replay"], versions(status)) == ({"reader": reader, "phase": "Done"}, {"by_country": 2})
     assert "orders-replay" not in pipeline.workloads()
@@ -129,7 +129,7 @@ def killed_before(pipeline: Pipeline, call: int) -> bool:
 
     with pytest.MonkeyPatch.context() as patch:
         for part in parts:
-            patch.setattr(part, "_called", called)
+            patch.setattr(part, "_record_call", called)
         try:
             pipeline.reconcile()
         except Killed:
@@ -143,7 +143,7 @@ def test_a_switch_is_completed_after_the_operator_was_killed(document: Document)
     while killed:
         pipeline = Pipeline(copy.deepcopy(document), MemoryWorld())
         reader = pipeline.ask({})["replay"]["reader"]
-        pipeline.is_at(reader, handed=3)
+        pipeline.is_at(reader, handed_over=3)
         killed = killed_before(pipeline, call)
         status = pipeline.reconcile()
         assert (status["replay"], versions(status)) == ({"reader": reader, "phase": "Done"}, {"by_country": 2}), call
@@ -159,9 +159,9 @@ def test_a_replay_reports_events_that_the_topic_no_longer_holds(pipeline: Pipeli
     reader = pipeline.ask({})["replay"]["reader"]
     losses = (Loss("expired", 0, 0, 3, 40), Loss("topic_recreated", 2, 0, 8, None))
     message = "events that the topic no longer holds are not counted (offsets 0: 3 to 40, 2: 8)"
-    pipeline.is_at(reader, handed=1, losses=losses)
+    pipeline.is_at(reader, handed_over=1, losses=losses)
     assert pipeline.reconcile()["replay"]["missed"] == message
-    pipeline.is_at(reader, handed=3, losses=losses)
+    pipeline.is_at(reader, handed_over=3, losses=losses)
     assert pipeline.reconcile()["replay"] == {"reader": reader, "phase": "Done", "missed": message}
 
 
@@ -185,7 +185,7 @@ def test_a_replay_has_as_many_processes_as_it_needs(
 
 def test_a_replayed_aggregation_can_be_removed(pipeline: Pipeline) -> None:
     reader = pipeline.ask({"aggregations": ["by_country"]})["replay"]["reader"]
-    pipeline.is_at(reader, handed=3)
+    pipeline.is_at(reader, handed_over=3)
     pipeline.reconcile()
     renamed = {**pipeline.document["spec"]["aggregations"][0], "name": "by_land"}
     status = pipeline.edit(aggregations=[renamed])
@@ -197,7 +197,7 @@ def test_a_switch_waits_for_an_added_partition(pipeline: Pipeline) -> None:
     """A partition that Kafka got during the replay is not handed over yet."""
     reader = pipeline.ask({})["replay"]["reader"]
     pipeline.edit(source={**pipeline.document["spec"]["source"], "topic": {"partitions": 4}})
-    pipeline.is_at(reader, handed=3)
+    pipeline.is_at(reader, handed_over=3)
     assert versions(pipeline.reconcile()) == {"by_country": 1}
 
 
@@ -303,5 +303,5 @@ def test_a_plan_shows_the_changes_of_an_aggregation(
         aggregation.update(changed)
     document["spec"] |= edit
     plan = build_plan(AnalyticsPipeline.model_validate(document), Platform(), 2, live)
-    changed_aggregations = [c for c in changes(plan, live, before=before, configs={}) if c.kind == "aggregation"]
+    changed_aggregations = [c for c in find_changes(plan, live, before=before, configs={}) if c.kind == "aggregation"]
     assert [(d.member, d.before, d.after) for change in changed_aggregations for d in change.differences] == expected

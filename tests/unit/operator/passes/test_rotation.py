@@ -34,11 +34,11 @@ def users(secrets: PipelineSecrets) -> tuple[str, str]:
 
 
 def read_secrets(files: dict[str, str]) -> PipelineSecrets:
-    return credentials.told(files, patience_seconds=60.0, changed=0)
+    return credentials.read_logins(files, retire_delay_seconds=60.0, changed=0)
 
 
 def due(files: dict[str, str], rotate: str = "") -> dict[str, str]:
-    return credentials.due(files, **ROLES, rotate=rotate)
+    return credentials.files_to_ensure(files, **ROLES, rotate=rotate)
 
 
 def test_without_the_annotation_nothing_is_rotated() -> None:
@@ -46,44 +46,44 @@ def test_without_the_annotation_nothing_is_rotated() -> None:
     assert credentials.ROTATION not in files
     assert users(read_secrets(files)) == ("_a", "_a")
     assert due(files) == {}
-    assert (credentials.switched(files, NOON), credentials.retired(files)) == ({}, {})
+    assert (credentials.files_to_switch(files, NOON), credentials.files_to_retire(files)) == ({}, {})
 
 
 def test_a_pipeline_created_with_the_annotation_needs_no_rotation() -> None:
     files = due({}, "1")
-    assert (read_secrets(files).rotated, read_secrets(files).following) == ("1", ())
+    assert (read_secrets(files).completed_rotation, read_secrets(files).staged) == ("1", ())
     assert due(files, "1") == {}
 
 
 def test_rotations_alternate_between_two_logins() -> None:
     """Each rotation sets the other login and a new password. The next rotation waits for its end."""
     files = due({})
-    seen = [read_secrets(files).writer]
+    logins = [read_secrets(files).writer]
     for number, letters in ((1, ("_b", "_b")), (2, ("_a", "_a")), (3, ("_b", "_b"))):
         files |= due(files, str(number))
-        assert {login.user[-2:] for login in read_secrets(files).following} == {letters[0]}
-        assert read_secrets(files).writer == seen[-1]
+        assert {login.user[-2:] for login in read_secrets(files).staged} == {letters[0]}
+        assert read_secrets(files).writer == logins[-1]
         assert due(files, str(number)) == {}
-        files |= credentials.switched(files, later(number))
+        files |= credentials.files_to_switch(files, later(number))
         secrets = read_secrets(files)
-        assert (users(secrets), secrets.following, secrets.rotated) == (letters, (), str(number))
+        assert (users(secrets), secrets.staged, secrets.completed_rotation) == (letters, (), str(number))
         assert secrets.retire_at == later(number + 60)
         assert due(files, str(number + 1)) == {}
-        files |= credentials.retired(files)
+        files |= credentials.files_to_retire(files)
         assert (read_secrets(files).retire_at, due(files, str(number))) == (None, {})
-        seen.append(secrets.writer)
-    assert len({login.password for login in seen}) == 4
+        logins.append(secrets.writer)
+    assert len({login.password for login in logins}) == 4
 
 
 def test_a_second_request_while_logins_are_staged_starts_no_second_rotation() -> None:
     files = due({})
     files |= due(files, "1")
-    staged = read_secrets(files).following
+    staged = read_secrets(files).staged
     files |= due(files, "2")
-    assert read_secrets(files).following == staged
-    files |= credentials.switched(files, NOON)
-    files |= credentials.retired(files)
-    assert read_secrets(files).rotated == "2"
+    assert read_secrets(files).staged == staged
+    files |= credentials.files_to_switch(files, NOON)
+    files |= credentials.files_to_retire(files)
+    assert read_secrets(files).completed_rotation == "2"
     assert due(files, "2") == {}
 
 
@@ -92,8 +92,8 @@ def test_a_rotation_is_completed_although_the_request_is_taken_back() -> None:
     files = due({})
     files |= due(files, "1")
     assert due(files, "") == {}
-    files |= credentials.switched(files, NOON)
-    assert read_secrets(files).rotated == "1"
+    files |= credentials.files_to_switch(files, NOON)
+    assert read_secrets(files).completed_rotation == "1"
 
 
 def test_single_logins_of_an_earlier_version_are_replaced_automatically() -> None:
@@ -105,9 +105,9 @@ def test_single_logins_of_an_earlier_version_are_replaced_automatically() -> Non
     }
     files = {**old, **due(old)}
     assert {name: files[name] for name in old} == old
-    assert [login.user for login in read_secrets(files).following] == [f"{WRITER}_a", f"{READER}_a"]
-    files |= credentials.switched(files, NOON)
-    files |= credentials.retired(files)
+    assert [login.user for login in read_secrets(files).staged] == [f"{WRITER}_a", f"{READER}_a"]
+    files |= credentials.files_to_switch(files, NOON)
+    files |= credentials.files_to_retire(files)
     assert users(read_secrets(files)) == ("_a", "_a")
     assert due(files) == {}
 
@@ -119,7 +119,7 @@ def test_a_lost_login_is_replaced_by_a_login_that_is_not_staged(lost: str) -> No
     del files[lost]
     files |= due(files, "1")
     secrets = read_secrets(files)
-    logins = [secrets.writer, secrets.reader, *secrets.following]
+    logins = [secrets.writer, secrets.reader, *secrets.staged]
     assert len({login.user for login in logins}) == 4
 
 
@@ -139,11 +139,11 @@ def test_a_switch_can_be_repeated_after_an_interruption(tmp_path: Path) -> None:
     secrets.ensure("shop", "orders", **ROLES)
     staged = secrets.ensure("shop", "orders", **ROLES, rotate="1")
     folder = tmp_path / "shop" / "orders"
-    (folder / credentials.WRITER).write_text(staged.following[0].model_dump_json())
+    (folder / credentials.WRITER).write_text(staged.staged[0].model_dump_json())
     again = secrets.ensure("shop", "orders", **ROLES, rotate="1")
-    assert (again.following, again.changed) == (staged.following, 0)
+    assert (again.staged, again.changed) == (staged.staged, 0)
     switched = secrets.switch("shop", "orders", now=NOON)
-    assert (switched.writer, switched.reader) == staged.following
+    assert (switched.writer, switched.reader) == staged.staged
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
 
 

@@ -25,10 +25,10 @@ from tidemill_contract.resource.spec import AnalyticsPipeline, PipelineSpec
 from tidemill_operator.actuators.connect.connectors import KafkaConnect
 from tidemill_operator.actuators.connect.memory import MemoryConnect
 from tidemill_operator.plan.build import build_plan
-from tidemill_operator.plan.changes import Change, changes
+from tidemill_operator.plan.changes import Change, find_changes
 from tidemill_operator.plan.live import LiveFacts, LiveTopic
 from tidemill_operator.plan.model import Plan
-from tidemill_operator.plan.restarts import UNREAD
+from tidemill_operator.plan.restarts import IGNORED_SETTINGS
 from tidemill_operator.reconcile import reconcile
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryWorld
@@ -56,7 +56,7 @@ def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
 
 def _kinds(annotation: Any) -> Iterator[Any]:
     if isinstance(annotation, Kinds):
-        yield annotation.written
+        yield annotation.flat_model
     elif get_origin(annotation) in (Union, UnionType, list, Annotated):
         for part in get_args(annotation):
             yield from _kinds(part)
@@ -130,7 +130,7 @@ def test_an_edit_makes_exactly_its_changes_or_is_refused(
     before, after = documents(case)
     first = apply(before, world)
     assert "Stalled" not in true_conditions(first), first
-    ran, unedited = contents(world), world.runtime.running["shop", "orders"]["orders-processor"]
+    running, unedited = contents(world), world.runtime.running["shop", "orders"]["orders-processor"]
     world.take_writes()
     if case.changes is not None:
         wanted = {text if text.split()[0] in VERBS else f"change {text}" for text in (CONFIG, *case.changes)}
@@ -142,7 +142,7 @@ def test_an_edit_makes_exactly_its_changes_or_is_refused(
         assert message.endswith("; the accepted spec stays in force")
         assert true_conditions(second) == {**true_conditions(first), "Stalled": true_conditions(second)["Stalled"]}
         assert true_conditions(second)["Stalled"] in case.reason
-        assert (contents(world), world.take_writes()) == (ran, [])
+        assert (contents(world), world.take_writes()) == (running, [])
     else:
         assert set(true_conditions(second)) - {"Suspended"} == set(true_conditions(first))
         edited = world.runtime.running["shop", "orders"]["orders-processor"]
@@ -157,7 +157,7 @@ def test_an_edit_that_is_taken_back_restores_the_workloads(
     """Workloads get their former settings. Added partitions, columns, tables and topics are kept."""
     before, after = documents(case)
     first = apply(before, world)
-    ran = contents(world)
+    running = contents(world)
     second = apply(after, world, first)
     back = {**before, "metadata": {**before["metadata"], "generation": 3}}
     third = apply(back, world, second)
@@ -165,11 +165,11 @@ def test_an_edit_that_is_taken_back_restores_the_workloads(
         assert true_conditions(third)["Stalled"] == "NotSupported"  # Kafka removes no partitions
         return
     assert true_conditions(third) == true_conditions(first)
-    assert world.runtime.running["shop", "orders"].keys() == ran[3]["shop", "orders"].keys()
+    assert world.runtime.running["shop", "orders"].keys() == running[3]["shop", "orders"].keys()
     restarted = RESTART in (case.changes or ())
     assert world.postgres.schemas["shop__orders"].generation == (3 if restarted else 1)
     for name, workload in world.runtime.running["shop", "orders"].items():
-        former = ran[3]["shop", "orders"][name]
+        former = running[3]["shop", "orders"][name]
         assert (workload.replicas, workload.environment, workload.resources) == (
             former.replicas,
             former.environment,
@@ -184,9 +184,11 @@ def test_an_edit_that_is_taken_back_restores_the_workloads(
 def planned(before: Document, after: Document, world: MemoryWorld) -> tuple[Change, ...]:
     """Return the changes that `tidemill plan` shows."""
     schema = world.postgres.observe("shop__orders")
-    live = LiveFacts(dict(world.kafka.topics), world.kafka.brokers(), schema, found=tuple(world.kafka.topics))
+    live = LiveFacts(
+        dict(world.kafka.topics), world.kafka.broker_count(), schema, pattern_candidates=tuple(world.kafka.topics)
+    )
     wanted = plan_of(after, live)
-    return changes(wanted, live, before=plan_of(before, live), configs=world.kafka.configs)
+    return find_changes(wanted, live, before=plan_of(before, live), configs=world.kafka.configs)
 
 
 def plan_of(document: Document, live: LiveFacts) -> Plan:
@@ -194,8 +196,8 @@ def plan_of(document: Document, live: LiveFacts) -> Plan:
 
 
 def test_processors_read_no_member_that_is_listed_as_unread() -> None:
-    """The code of the processor names no member of UNREAD. Edits of these members need no restart."""
-    spelled = {path.rsplit(".", 1)[-1] for path in UNREAD} - {"config", "retention"}
+    """The code of the processor names no member of IGNORED_SETTINGS. Edits of these members need no restart."""
+    spelled = {path.rsplit(".", 1)[-1] for path in IGNORED_SETTINGS} - {"config", "retention"}
     members = {re.sub(r"(?<!^)([A-Z])", lambda match: f"_{match[1].lower()}", name) for name in spelled}
     for file in Path(tidemill_processor.__file__).parent.rglob("*.py"):
         named = {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}

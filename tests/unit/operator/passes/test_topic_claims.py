@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tidemill_operator.plan.kafka.claims import TOPICS
+from tidemill_operator.plan.kafka.claims import TOPICS_TABLE
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
 from tidemill_operator.testing import MemoryWorld
@@ -123,10 +123,10 @@ def test_a_pipeline_of_an_earlier_version_owns_the_topics_of_its_name(document: 
     document["spec"]["reclaimPolicy"] = "Delete"
     apply(document, world)
     schema = world.postgres.schemas["shop__orders"]
-    columns = {name: table for name, table in schema.columns.items() if name != TOPICS.name}
+    columns = {name: table for name, table in schema.columns.items() if name != TOPICS_TABLE.name}
     object.__setattr__(schema, "made", frozenset())
     object.__setattr__(schema, "columns", columns)
     apply(document, world)
-    assert world.postgres.schemas["shop__orders"].made == ALL
+    assert world.postgres.schemas["shop__orders"].created_topics == ALL
     released(document, world)
     assert world.kafka.topics == {}

@@ -114,17 +114,17 @@ def test_windows_wait_for_a_topic_of_others_until_all_brokers_report_it_missing(
     for name in ("crm.a", "crm.b"):
         run.world.kafka.put(name, 1)
     run.apply(platform)
-    assert "gone" not in run.world.kafka.calls
+    assert "find_missing" not in run.world.kafka.calls
     del run.world.kafka.topics["crm.b"]
-    run.world.kafka.unsure = True
+    run.world.kafka.silent_broker = True
     assert run.apply(platform)["TopicsReady"][0] == "False"
     assert run.reading() == {"crm.a", "crm.b"}
-    run.world.kafka.unsure = False
+    run.world.kafka.silent_broker = False
     assert run.apply(platform)["TopicsReady"][0] == "False"
     assert run.reading() == {"crm.a"}
-    questions = run.world.kafka.calls.count("gone")
+    questions = run.world.kafka.calls.count("find_missing")
     run.apply(platform)
-    assert run.world.kafka.calls.count("gone") == questions
+    assert run.world.kafka.calls.count("find_missing") == questions
 
 
 def test_a_stricter_platform_setting_removes_no_topic_of_a_running_pipeline() -> None:
@@ -156,7 +156,7 @@ def test_a_pattern_with_too_many_topics_is_refused() -> None:
 
 def test_a_pattern_matches_topics_of_another_cluster() -> None:
     run = Run(kafka={"bootstrapServers": "b:9092"}, topicPattern=".*orders.*")
-    run.world.clusters.listed = ["orders", "shop.orders.results", "__orders", "crm.orders.events", "bills"]
+    run.world.clusters.topic_names = ["orders", "shop.orders.results", "__orders", "crm.orders.events", "bills"]
     assert run.apply()["Ready"][0] == "True"
     assert run.reading() == {"orders", "crm.orders.events"}
     assert "names" not in run.world.kafka.calls

@@ -21,7 +21,7 @@ def test_an_unreachable_server_is_named_in_its_condition(
     """The other conditions are kept, and nothing is written. When the server answers again, all conditions are true."""
     first = apply(document, world)
     world.take_writes()
-    getattr(world, part).unreachable(part)
+    getattr(world, part).make_unreachable(part)
     status = apply(document, world, first, LATER)
     assert conditions(status)[kind] == ("False", "Unreachable")
     assert conditions(status)["Ready"] == ("False", "Unreachable")
@@ -35,7 +35,7 @@ def test_an_unreachable_server_is_named_in_its_condition(
 def test_processes_are_observed_while_a_server_is_unreachable(document: Document, world: MemoryWorld) -> None:
     """Conditions that do not depend on the server are still updated."""
     first = apply(document, world)
-    world.kafka.unreachable("kafka")
+    world.kafka.make_unreachable("kafka")
     world.runtime.starting = {"tidemill-api"}
     status = apply(document, world, first, LATER)
     assert conditions(status)["APIReady"] == ("False", "Waiting")
@@ -46,7 +46,7 @@ def test_processes_are_observed_while_a_server_is_unreachable(document: Document
 def test_nothing_is_created_while_a_server_has_never_answered(
     document: Document, world: MemoryWorld, part: str
 ) -> None:
-    getattr(world, part).unreachable(part)
+    getattr(world, part).make_unreachable(part)
     status = apply(document, world)
     assert true_types(status) == {"Progressing", "Reconciling"}
     assert conditions(status)["Reconciling"] == ("True", "Unreachable")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_operator.plan.build import build_plan, owner_of
-from tidemill_operator.plan.kafka.claims import Claim, disputes
+from tidemill_operator.plan.kafka.claims import Claim, find_conflicts
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic, Owner
 from tidemill_operator.plan.model import Plan
 from tidemill_operator.settings import Platform
@@ -159,7 +159,7 @@ def test_only_processors_reach_the_cluster_of_the_source(document: Document) -> 
     document["spec"]["source"] |= {"kafka": kafka, "topic": {"name": "shop.bids.events", "managed": False}}
     plan = plan_of(document)
     workloads = {workload.component: workload for workload in plan.workloads}
-    ports = {name: (workload.kafka_secret, workload.reached_ports) for name, workload in workloads.items()}
+    ports = {name: (workload.kafka_secret, workload.egress_ports) for name, workload in workloads.items()}
     assert ports == {"processor": ("crm", (9093, 9094)), "api": ("", ())}
     source, *outputs = plan.topics
     assert (source.managed, source.config) == (False, {})
@@ -169,7 +169,7 @@ def test_only_processors_reach_the_cluster_of_the_source(document: Document) -> 
     # Another pipeline may manage a topic of this name on the Kafka of the platform.
     assert (plan.schema.source, plan.schema.own_sources) == ("shop.bids.events", ())
     manager = Claim("shop.bids.events", True, Owner("shop", "bids", "u", "local"), "shop__bids")
-    assert list(disputes(plan.schema, Owner("shop", "orders", "uid-1", "local"), [manager])) == []
+    assert list(find_conflicts(plan.schema, Owner("shop", "orders", "uid-1", "local"), [manager])) == []
 
 
 def test_ingest_does_not_write_to_the_topics_of_others(document: Document) -> None:
@@ -188,11 +188,11 @@ def test_only_processors_reach_the_schema_registry(document: Document) -> None:
     document["spec"]["source"]["format"] = {"type": "avro", "registry": registry}
     workloads = {workload.component: workload for workload in plan_of(document).workloads}
     assert workloads.keys() == {"processor", "api"}
-    ports = {name: (workload.registry_secret, workload.reached_ports) for name, workload in workloads.items()}
+    ports = {name: (workload.registry_secret, workload.egress_ports) for name, workload in workloads.items()}
     assert ports == {"processor": ("registry", (443, 8081)), "api": ("", ())}
     document["spec"]["source"]["format"]["registry"] = {"url": "http://registry"}
     (processor, _) = plan_of(document).workloads
-    assert (processor.registry_secret, processor.reached_ports) == ("", (80,))
+    assert (processor.registry_secret, processor.egress_ports) == ("", (80,))
 
 
 def test_an_mqtt_broker_gets_a_bridge_for_this_pipeline_only(document: Document) -> None:
@@ -201,8 +201,8 @@ def test_an_mqtt_broker_gets_a_bridge_for_this_pipeline_only(document: Document)
     workloads = {workload.component: workload for workload in plan_of(document).workloads}
     assert workloads.keys() == {"processor", "mqtt", "ingest", "api"}
     bridge, processor = workloads["mqtt"], workloads["processor"]
-    assert (bridge.name, bridge.replicas, bridge.alone, bridge.mqtt_secret) == ("orders-mqtt", 1, True, "broker")
-    assert (bridge.secrets, bridge.reached_ports) == ({}, (8883,))
+    assert (bridge.name, bridge.replicas, bridge.is_singleton, bridge.mqtt_secret) == ("orders-mqtt", 1, True, "broker")
+    assert (bridge.secrets, bridge.egress_ports) == ({}, (8883,))
     document["spec"]["source"]["mqtt"]["qos"] = 0
     changed = {workload.component: workload for workload in plan_of(document).workloads}
     assert (changed["mqtt"].revision != bridge.revision, changed["processor"].revision) == (True, processor.revision)
@@ -214,5 +214,5 @@ def test_an_mqtt_broker_gets_a_bridge_for_this_pipeline_only(document: Document)
 def test_ingest_gets_the_secrets_of_webhooks_only(document: Document) -> None:
     hook = {"name": "github", "signature": "github", "secretRef": {"name": "hooks", "key": "one"}}
     document["spec"]["source"]["webhooks"] = [hook]
-    copied = {workload.component: dict(workload.copied) for workload in plan_of(document).workloads}
+    copied = {workload.component: dict(workload.secret_sources) for workload in plan_of(document).workloads}
     assert copied == {"processor": {}, "ingest": {"webhook-github": ("hooks", "one")}, "api": {}}

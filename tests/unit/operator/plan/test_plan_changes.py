@@ -11,7 +11,7 @@ import pytest
 
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.plan.build import build_plan
-from tidemill_operator.plan.changes import Change, Difference, changes, flatten
+from tidemill_operator.plan.changes import Change, Difference, find_changes, flatten
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic
 from tidemill_operator.plan.model import Plan
 from tidemill_operator.plan.postgres.schema import column_type
@@ -41,7 +41,7 @@ def described(planned_changes: tuple[Change, ...]) -> list[str]:
 
 def test_a_first_plan_creates_everything(document: Document) -> None:
     plan = plan_of(document)
-    planned_changes = changes(plan, LiveFacts(), before=None, configs={})
+    planned_changes = find_changes(plan, LiveFacts(), before=None, configs={})
     assert {change.action for change in planned_changes} == {"create"}
     assert [change.name for change in planned_changes if change.kind == "topic"] == [
         topic.name for topic in plan.topics
@@ -59,7 +59,7 @@ def test_a_first_plan_creates_everything(document: Document) -> None:
 
 def test_an_applied_plan_changes_nothing(document: Document) -> None:
     plan = plan_of(document)
-    assert changes(plan, applied(plan), before=plan, configs=configs(plan)) == ()
+    assert find_changes(plan, applied(plan), before=plan, configs=configs(plan)) == ()
 
 
 def edit_replicas(document: Document) -> None:
@@ -151,7 +151,7 @@ def test_an_edit_changes_only_its_parts_and_shows_both_values(
     edited = copy.deepcopy(document)
     edit(edited)
     live = applied(before)
-    planned_changes = changes(plan_of(edited, live), live, before=before, configs=configs(before))
+    planned_changes = find_changes(plan_of(edited, live), live, before=before, configs=configs(before))
     assert sorted(described(planned_changes)) == sorted(expected)
     where, member, old, new = difference
     (change,) = [change for change in planned_changes if f"{change.action} {change.kind} {change.name}" == where]
@@ -162,14 +162,16 @@ def test_only_drift_of_planned_configs_is_a_change(document: Document) -> None:
     plan = plan_of(document)
     drifted = configs(plan)
     drifted["shop.orders.events"] |= {"retention.ms": "5", "segment.ms": "7"}
-    (change,) = changes(plan, applied(plan), before=plan, configs=drifted)
+    (change,) = find_changes(plan, applied(plan), before=plan, configs=drifted)
     assert change.differences == (Difference("config.retention.ms", "5", "604800000"),)
 
 
 def test_an_unmanaged_topic_is_never_changed(document: Document) -> None:
     document["spec"]["source"]["topic"] = {"managed": False}
     plan = plan_of(document)
-    assert "shop.orders.events" not in {change.name for change in changes(plan, LiveFacts(), before=None, configs={})}
+    assert "shop.orders.events" not in {
+        change.name for change in find_changes(plan, LiveFacts(), before=None, configs={})
+    }
 
 
 def test_a_suspended_processor_is_not_restarted(document: Document) -> None:
@@ -179,14 +181,14 @@ def test_a_suspended_processor_is_not_restarted(document: Document) -> None:
     edited = copy.deepcopy(document)
     edit_metric(edited)
     live = applied(before)
-    planned_changes = changes(plan_of(edited, live), live, before=before, configs=configs(before))
+    planned_changes = find_changes(plan_of(edited, live), live, before=before, configs=configs(before))
     assert described(planned_changes) == ["change table by_country_v1", CONFIG]
 
 
 def test_a_generation_without_other_changes_changes_the_config(document: Document) -> None:
     before = plan_of(document)
     plan = replace(before, config=before.config.replace('"generation": 1', '"generation": 2'))
-    (change,) = changes(plan, applied(plan), before=before, configs=configs(plan))
+    (change,) = find_changes(plan, applied(plan), before=before, configs=configs(plan))
     assert change.differences == (Difference("generation", 1, 2),)
 
 

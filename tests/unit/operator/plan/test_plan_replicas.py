@@ -9,7 +9,7 @@ import pytest
 
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.plan.build import build_plan
-from tidemill_operator.plan.changes import changes
+from tidemill_operator.plan.changes import find_changes
 from tidemill_operator.plan.live import LiveFacts, LiveTopic
 from tidemill_operator.settings import Platform
 
@@ -30,7 +30,7 @@ def planned(document: Document, *, source: int, outputs: int, **topic: Any) -> d
         item.name: {**item.config, "min.insync.replicas": str(max(1, live_topics[item.name].replication_factor - 1))}
         for item in before.topics
     }
-    planned_changes = changes(plan, live, before=None, configs=configs)
+    planned_changes = find_changes(plan, live, before=None, configs=configs)
     return {
         change.name.removeprefix("shop.orders."): [f"{d.member}: {d.before} → {d.after}" for d in change.differences]
         for change in planned_changes

@@ -12,12 +12,12 @@ import pytest
 from tidemill_contract.resource.spec import AnalyticsPipeline
 from tidemill_operator.cluster_settings import Placement
 from tidemill_operator.plan.build import build_plan
-from tidemill_operator.plan.kafka.claims import written_by_pipelines
-from tidemill_operator.plan.kafka.topics import bereave
+from tidemill_operator.plan.kafka.claims import reserved_topic_errors
+from tidemill_operator.plan.kafka.topics import mark_lost
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic
 from tidemill_operator.plan.model import Plan, Workload
 from tidemill_operator.plan.render.kubernetes import render
-from tidemill_operator.plan.render.marks import OwnerReference
+from tidemill_operator.plan.render.object_metadata import OwnerReference
 from tidemill_operator.plan.render.pods import Revisions
 from tidemill_operator.reconcile import reconcile, release
 from tidemill_operator.settings import Platform
@@ -107,7 +107,7 @@ def test_the_settings_decide_how_many_processes_the_stage_has(
 ) -> None:
     resource = document({**PYTHON, "replicas": 2, "scaling": own}, processor={"scaling": processors})
     stage = stage_of(plan_of(resource, LiveFacts(replicas={} if decided is None else {"stage": decided})))
-    assert (stage.replicas, stage.scaled, stage.scaled_elsewhere) == expected, reason
+    assert (stage.replicas, stage.scaled, stage.externally_scaled) == expected, reason
 
 
 def deployment(python: dict[str, Any]) -> dict[str, Any]:
@@ -150,12 +150,12 @@ def test_a_decision_about_the_stage_does_not_restart_it() -> None:
 def test_a_pipeline_without_a_stage_has_no_stage_topic_or_workload() -> None:
     plan = plan_of(document(None))
     assert {workload.component for workload in plan.workloads} == {"processor", "ingest", "api"}
-    assert not any(topic.staged for topic in plan.topics)
+    assert not any(topic.from_stage for topic in plan.topics)
     assert "python" not in json.dumps(json.loads(plan.config))
 
 
 def test_no_other_pipeline_may_read_the_stage_topic() -> None:
-    (error,) = written_by_pipelines("shop", "clicks", ["shop.orders.stage"])
+    (error,) = reserved_topic_errors("shop", "clicks", ["shop.orders.stage"])
     assert error.message.endswith(
         "is reserved for the Python stage of the pipeline shop/orders, also with managed: false"
     )
@@ -164,9 +164,9 @@ def test_no_other_pipeline_may_read_the_stage_topic() -> None:
 def test_a_deleted_stage_topic_that_was_read_is_lost() -> None:
     """Events that were staged and not counted exist only in this topic."""
     plan = plan_of(document())
-    schema = LiveSchema(read_from="id-1", read_to={0: 4})
-    live_topics = {topic.name: LiveTopic(3, 1) for topic in plan.topics if not topic.staged}
-    lost = {topic.name: topic.lost for topic in bereave(plan.topics, LiveFacts(live_topics, 1, schema))}
+    schema = LiveSchema(topic_id="id-1", next_offsets={0: 4})
+    live_topics = {topic.name: LiveTopic(3, 1) for topic in plan.topics if not topic.from_stage}
+    lost = {topic.name: topic.lost for topic in mark_lost(plan.topics, LiveFacts(live_topics, 1, schema))}
     assert {name for name, text in lost.items() if text} == {"shop.orders.stage"}
     assert lost["shop.orders.stage"] == "id id-1; counted up to offsets 0: 4"
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
-from tidemill_contract.resource.rules import Limits
+from tidemill_contract.resource.rules import TopicLimits
 from tidemill_contract.resource.spec import AnalyticsPipeline
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 from tidemill_operator.errors import Reason
 from tidemill_operator.plan.build import build_plan
 from tidemill_operator.plan.live import LiveFacts, LiveSchema, LiveTopic, Owner
 from tidemill_operator.plan.model import Topic
 from tidemill_operator.plan.postgres.schema import column_type
-from tidemill_operator.plan.refusals import foreign, missing, refusals
+from tidemill_operator.plan.refusals import missing_topic_error, ownership_errors, refusals
 from tidemill_operator.plan.replay import REPLAY
 from tidemill_operator.settings import Platform
 
@@ -28,10 +28,10 @@ EVENTS = "shop.orders.events"
 
 def at(document: Document, path: str) -> Any:
     """Return the member of the spec at a path like `source.topic`."""
-    edited_document = document["spec"]
+    member = document["spec"]
     for step in path.split("."):
-        edited_document = edited_document[int(step)] if step.isdigit() else edited_document.setdefault(step, {})
-    return edited_document
+        member = member[int(step)] if step.isdigit() else member.setdefault(step, {})
+    return member
 
 
 def live_of(document: Document, **facts: Any) -> LiveFacts:
@@ -209,7 +209,7 @@ def test_more_replicas_than_brokers_are_refused_for_a_new_topic(
     if wanted is not None:
         document["spec"]["source"]["topic"]["replicationFactor"] = wanted
     pipeline = AnalyticsPipeline.model_validate(document)
-    live = LiveFacts({EVENTS: LiveTopic(3, 3, holders=frozenset({1, 2, 3}))} if exists else {}, brokers)
+    live = LiveFacts({EVENTS: LiveTopic(3, 3, replica_brokers=frozenset({1, 2, 3}))} if exists else {}, brokers)
     plan = build_plan(pipeline, replace(Platform(), replication_factor=3), 1, live)
     assert [str(error) for error in refusals(pipeline, plan, live)] == expected
 
@@ -274,12 +274,12 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
 def test_rules_without_live_facts_refuse_a_spec(document: Document, path: str, edit: dict[str, Any], text: str) -> None:
     """`validate`, admission and reconcile use the same rules."""
     at(document, path).update(edit)
-    assert [str(fault) for fault in check(document, Limits())[1]] == [text]
+    assert [str(fault) for fault in check_document(document, TopicLimits())[1]] == [text]
 
 
 def test_a_topic_prefix_that_the_platform_grants_is_allowed(document: Document) -> None:
     document["spec"]["source"]["topic"]["name"] = "bank.payments.events"
-    assert check(document, Limits(topic_prefixes=("bank.payments.",)))[1] == []
+    assert check_document(document, TopicLimits(topic_prefixes=("bank.payments.",)))[1] == []
 
 
 OURS = Owner("shop", "orders", "uid-1", "west")
@@ -321,7 +321,7 @@ def test_a_source_that_was_read_cannot_be_another_topic(document: Document) -> N
     assert live.schema is not None
     live = replace(
         live,
-        schema=replace(live.schema, read_from="id-1"),
+        schema=replace(live.schema, topic_id="id-1"),
         topics={**live.topics, "crm.orders": LiveTopic(3, 1, "id-1")},
     )
     assert refused(far, live) == []
@@ -343,7 +343,7 @@ def test_a_source_that_was_read_cannot_be_another_topic(document: Document) -> N
 
 def test_a_missing_topic_of_another_cluster_is_named_with_its_servers() -> None:
     kafka = KafkaSpec(bootstrap_servers="a:9092, b:9092")
-    assert str(missing(Topic("crm.orders", 1, 1, managed=False, kafka=kafka))) == (
+    assert str(missing_topic_error(Topic("crm.orders", 1, 1, managed=False, kafka=kafka))) == (
         "spec.source.topic.name: topic crm.orders does not exist at a:9092,b:9092, or the login may not describe it;"
         " correct the name, or allow Describe and Read on the topic"
     )
@@ -352,7 +352,7 @@ def test_a_missing_topic_of_another_cluster_is_named_with_its_servers() -> None:
 @pytest.mark.parametrize(("live", "whose"), OWNERS, ids=[whose for _, whose in OWNERS])
 def test_a_schema_of_another_owner_is_a_conflict(live: Owner | None, whose: str) -> None:
     """The message has the owner, and how to take the schema over."""
-    (error,) = foreign("shop__orders", live, OURS)
+    (error,) = ownership_errors("shop__orders", live, OURS)
     assert (error.reason, str(error)) == (
         Reason.RESOURCE_CONFLICT,
         f"schema shop__orders exists and {whose}; rename the pipeline, or take the schema over with the annotation"
@@ -361,11 +361,11 @@ def test_a_schema_of_another_owner_is_a_conflict(live: Owner | None, whose: str)
 
 
 def test_the_schema_of_this_resource_is_no_conflict() -> None:
-    assert list(foreign("shop__orders", OURS, OURS)) == []
+    assert list(ownership_errors("shop__orders", OURS, OURS)) == []
 
 
 def test_a_missing_unmanaged_topic_is_refused() -> None:
-    error = missing(Topic("shop.legacy", 1, 1, managed=False))
+    error = missing_topic_error(Topic("shop.legacy", 1, 1, managed=False))
     assert (error.reason, str(error)) == (
         Reason.INVALID_SPEC,
         "spec.source.topic.name: topic shop.legacy does not exist, and managed: false forbids creating it;"

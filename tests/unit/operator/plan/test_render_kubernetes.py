@@ -10,10 +10,10 @@ import pytest
 
 from tidemill_operator.cluster_settings import Exposure, Placement
 from tidemill_operator.plan.model import Reference, Workload
-from tidemill_operator.plan.render import marks
+from tidemill_operator.plan.render import object_metadata
 from tidemill_operator.plan.render.kubernetes import render
-from tidemill_operator.plan.render.marks import OwnerReference
-from tidemill_operator.plan.render.pods import Revisions, quantity
+from tidemill_operator.plan.render.object_metadata import OwnerReference
+from tidemill_operator.plan.render.pods import Revisions, parse_quantity
 
 PLACEMENT = Placement(images={"processor": "p:1", "ingest": "i:1", "api": "a:1"}, egress_ports=(5432, 9092))
 ORDERS, CLICKS = OwnerReference("uid-orders", "orders"), OwnerReference("uid-clicks", "clicks")
@@ -116,10 +116,10 @@ def test_shared_objects_are_owned_by_all_pipelines_and_controlled_by_none() -> N
         ("uid-clicks", None),
         ("uid-orders", None),
     ]
-    assert shared["labels"][marks.OWNER_UID] == marks.SHARED
+    assert shared["labels"][object_metadata.OWNER_UID] == object_metadata.SHARED
     own = objects["Service", "orders-ingest"]["metadata"]
     assert [(owner["uid"], owner["controller"]) for owner in own["ownerReferences"]] == [("uid-orders", True)]
-    assert own["labels"][marks.OWNER_UID] == "uid-orders"
+    assert own["labels"][object_metadata.OWNER_UID] == "uid-orders"
 
 
 def test_a_pipelines_service_leads_to_the_shared_pods() -> None:
@@ -132,7 +132,7 @@ def test_a_pipelines_service_leads_to_the_shared_pods() -> None:
 
 def test_a_deployment_that_others_scale_has_no_replicas() -> None:
     """An apply without the number keeps the number that an autoscaler set."""
-    left = rendered(replace(PROCESSOR, scaled_elsewhere=True))["Deployment", "orders-processor"]["spec"]
+    left = rendered(replace(PROCESSOR, externally_scaled=True))["Deployment", "orders-processor"]["spec"]
     assert "replicas" not in left
     assert rendered(PROCESSOR)["Deployment", "orders-processor"]["spec"]["replicas"] == 2
 
@@ -196,7 +196,7 @@ def test_given_resources_override_and_adjust_the_defaults(resources: Any, expect
 )
 def test_amounts_are_read_as_kubernetes_reads_them(text: str, expected: float) -> None:
     """Amounts that differ only in writing are equal."""
-    assert quantity(text) == expected
+    assert parse_quantity(text) == expected
 
 
 def test_the_platform_can_disable_network_policies() -> None:
@@ -243,7 +243,7 @@ def test_a_replay_is_a_separate_deployment_of_the_processor() -> None:
 
 def test_the_secret_of_a_schema_registry_is_only_mounted() -> None:
     """Neither the operator nor another workload reads the Secret. Its files change without a restart."""
-    workload = replace(PROCESSOR, registry_secret="registry", reached_ports=(8081, 9092))
+    workload = replace(PROCESSOR, registry_secret="registry", egress_ports=(8081, 9092))
     objects = rendered(workload)
     pod = objects["Deployment", "orders-processor"]["spec"]["template"]["spec"]
     mounted = {volume["name"]: volume for volume in pod["volumes"]}
@@ -259,8 +259,8 @@ def test_the_secret_of_a_schema_registry_is_only_mounted() -> None:
 def test_a_bridge_is_recreated_and_gets_no_login() -> None:
     """Two bridges with one session would end each other's connections, so the former bridge ends first."""
     workload = replace(
-        PROCESSOR, name="orders-mqtt", component="mqtt", module="tidemill_ingest.mqtt", alone=True, secrets={},
-        mqtt_secret="broker", reached_ports=(8883,),
+        PROCESSOR, name="orders-mqtt", component="mqtt", module="tidemill_ingest.mqtt", is_singleton=True, secrets={},
+        mqtt_secret="broker", egress_ports=(8883,),
     )  # fmt: skip
     objects = rendered(workload)
     kinds = {kind for kind, _ in objects}
@@ -280,7 +280,7 @@ def test_a_bridge_is_recreated_and_gets_no_login() -> None:
 
 
 def test_the_secret_of_the_sources_cluster_is_mounted() -> None:
-    objects = rendered(replace(PROCESSOR, kafka_secret="crm", reached_ports=(9094,)))
+    objects = rendered(replace(PROCESSOR, kafka_secret="crm", egress_ports=(9094,)))
     pod = objects["Deployment", "orders-processor"]["spec"]["template"]["spec"]
     mounted = {volume["name"]: volume for volume in pod["volumes"]}
     assert mounted["source-kafka"]["secret"] == {"secretName": "crm", "optional": True, "defaultMode": 0o440}

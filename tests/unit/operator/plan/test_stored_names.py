@@ -10,22 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill_contract.functions.feeds import Feed, Feeds
+from tidemill_contract.functions.fill_history import FillHistory, FillPeriods
 from tidemill_contract.functions.partials import (
     Kind,
     Partial,
-    column_of,
-    layout,
+    build_layout,
+    column_name,
+    completeness_partial,
+    internal_partial,
     needed_columns,
-    own_partial,
-    whole_partial,
 )
 from tidemill_contract.resource.spec import AggregationSpec
 from tidemill_contract.tables.windows import window_table
 from tidemill_operator.plan.live import LiveSchema
 from tidemill_operator.plan.model import Schema
-from tidemill_operator.plan.postgres.feeding import feeds_after
-from tidemill_operator.plan.postgres.migration import as_noted_today, with_types_of
+from tidemill_operator.plan.postgres.fill_histories import fill_histories_after
+from tidemill_operator.plan.postgres.migration import with_current_names, with_types_of
 from tidemill_processor.batches import batch
 from tidemill_processor.detect import event_anomalies as watching
 from tidemill_processor.merge import aggregate, sessions
@@ -45,16 +45,20 @@ FIELDS = st.builds(_legal, st.lists(PIECES, min_size=1, max_size=5), st.sampled_
 # Names beside partials in frames, temporary tables and statements.
 FIXED = {
     *(batch.TIME, batch.PARTITION, batch.OFFSET, batch.INDEX, batch.DATA, aggregate.PANE, aggregate.AFTER),
-    *(aggregate.END, aggregate._AT, sessions.SINCE, sessions.OLD, sessions._JOINS, sessions._COVERED),
+    *(aggregate.END, aggregate._POSITION, sessions.SINCE, sessions.OLD, sessions._JOINS, sessions._COVERED),
     *(sessions._SESSION, watching._VALUE, "_rev", "_since", "_after", "_e", "_start", "_place", "_fresh", "_first"),
-    *(own_partial(kind, name, "bigint").column for kind in ("min", "max") for name in ("start", "end", "since", "rev")),
+    *(
+        internal_partial(kind, name, "bigint").column
+        for kind in ("min", "max")
+        for name in ("start", "end", "since", "rev")
+    ),
 }
 
 
 @given(st.lists(FIELDS, min_size=1, max_size=6, unique=True))
 def test_every_kind_and_field_has_another_column(fields: list[str]) -> None:
     """No column equals a fixed name or is longer than Postgres allows."""
-    columns = [column_of(kind, field) for kind in KINDS for field in fields]
+    columns = [column_name(kind, field) for kind in KINDS for field in fields]
     columns += [Partial("count", None, "").column, Partial("revision", None, "").column]
     columns += [f"_{prefix}_{field}" for prefix in ("having", "null") for field in fields]
     assert len(set(columns)) == len(columns)
@@ -65,9 +69,9 @@ def test_every_kind_and_field_has_another_column(fields: list[str]) -> None:
 def test_the_longest_names_fit() -> None:
     """Tables and indexes of an aggregation with the longest name fit too."""
     for kind, field in itertools.product(KINDS, ("at_" + "x" * 38, "x" * 41)):
-        assert len(column_of(kind, field)) <= 63
+        assert len(column_name(kind, field)) <= 63
     wanted = aggregation([("m", "count", None)], window={"type": "session", "gap": "1m"}, groupBy=["k"])
-    table = window_table("a" * 41 + "_v9999999999", layout(wanted, {"k": "string"}))
+    table = window_table("a" * 41 + "_v9999999999", build_layout(wanted, {"k": "string"}))
     names = [table.name, *(name for name, _ in table.indexes)]
     assert len(set(names)) == 4
     assert all(len(name) <= 63 and (name == table.name or name.startswith(f"{table.name}_")) for name in names)
@@ -75,14 +79,14 @@ def test_the_longest_names_fit() -> None:
 
 def test_unambiguous_names_are_those_of_earlier_versions() -> None:
     """Most existing tables keep their columns."""
-    assert column_of("last", "home") == "_last_home"
-    assert column_of("last_at", "home") == "_last_at_home"
-    assert column_of("last_at", "at_home") == "_last_at_at_home"
-    assert column_of("last", "atlas") == "_last_atlas"
-    assert column_of("first", "at") == "_first_at"
-    assert column_of("n", "at_home") == "_n_at_home"
-    assert column_of("last", "at_home") == "_last__at_home"
-    assert whole_partial("x").column == "_whole_x"
+    assert column_name("last", "home") == "_last_home"
+    assert column_name("last_at", "home") == "_last_at_home"
+    assert column_name("last_at", "at_home") == "_last_at_at_home"
+    assert column_name("last", "atlas") == "_last_atlas"
+    assert column_name("first", "at") == "_first_at"
+    assert column_name("n", "at_home") == "_n_at_home"
+    assert column_name("last", "at_home") == "_last__at_home"
+    assert completeness_partial("x").column == "_whole_x"
 
 
 def aggregation(metrics: list[tuple[str, str, str | None]], **members: Any) -> AggregationSpec:
@@ -97,12 +101,12 @@ def aggregation(metrics: list[tuple[str, str, str | None]], **members: Any) -> A
 @given(st.lists(st.tuples(st.sampled_from(FUNCTIONS), FIELDS), min_size=1, max_size=32))
 def test_every_metric_has_all_its_partials(wanted: list[tuple[str, str]]) -> None:
     """Each metric has all its columns, each with the type of its field."""
-    plan = layout(
+    layout = build_layout(
         aggregation([(f"m{n}", *pair) for n, pair in enumerate(wanted)]), {field: "number" for _, field in wanted}
     )
-    stored = {partial.column: partial for partial in plan.partials}
-    assert len(stored) == len(plan.partials) == len({(p.kind, p.field) for p in plan.partials})
-    for metric, _ in plan.metrics:
+    stored = {partial.column: partial for partial in layout.partials}
+    assert len(stored) == len(layout.partials) == len({(p.kind, p.field) for p in layout.partials})
+    for metric, _ in layout.metrics:
         for column in needed_columns(metric):
             assert stored[column].field == (metric.field if column != "_count" else None)
 
@@ -110,27 +114,31 @@ def test_every_metric_has_all_its_partials(wanted: list[tuple[str, str]]) -> Non
 SHAPE = {"groupBy": [], "window": {"type": "tumbling", "size": "1h", "grace": "0s"}}
 
 
-def noted(columns: dict[str, str], partials: list[str], fed: dict[str, Feed] | None = None) -> LiveSchema:
-    """Return a schema with an aggregation as an earlier Tidemill noted it."""
+def earlier_schema(
+    columns: dict[str, str], partials: list[str], fed: dict[str, FillPeriods] | None = None
+) -> LiveSchema:
+    """Return a schema with an aggregation as an earlier Tidemill stored it."""
     shape = json.dumps({**SHAPE, "partials": partials})
-    return LiveSchema(shapes={("a", 1): shape}, columns={"a_v1": columns}, feeds={("a", 1): Feeds(1, fed or {})})
+    return LiveSchema(
+        shapes={("a", 1): shape}, columns={"a_v1": columns}, fill_histories={("a", 1): FillHistory(1, fed or {})}
+    )
 
 
 def test_an_ambiguous_column_is_renamed_if_it_holds_values() -> None:
-    """Everything noted about the column is renamed too. The order of the values of another field keeps its name."""
-    noted_today = as_noted_today(
-        noted(
+    """Everything stored about the column is renamed too. The order of the values of another field keeps its name."""
+    current = with_current_names(
+        earlier_schema(
             {"_last_at_home": "double precision", "_last_at_at_home": "bigint[]", "_last_home": "double precision"},
             ["_last_at_home", "_last_at_at_home", "_last_home"],
-            {"_last_at_home": Feed(1)},
+            {"_last_at_home": FillPeriods(1)},
         )
     )
-    assert noted_today.renames == {"a_v1": {"_last_at_home": "_last__at_home"}}
-    assert set(noted_today.columns["a_v1"]) == {"_last__at_home", "_last_at_at_home", "_last_home"}
-    assert json.loads(noted_today.shapes["a", 1])["partials"] == ["_last__at_home", "_last_at_at_home", "_last_home"]
-    assert noted_today.feeds["a", 1].columns == {"_last__at_home": Feed(1)}
-    order = noted({"_last_home": "text", "_last_at_home": "bigint[]", "_first_at": "bigint"}, [])
-    assert as_noted_today(order).renames == {}
+    assert current.renames == {"a_v1": {"_last_at_home": "_last__at_home"}}
+    assert set(current.columns["a_v1"]) == {"_last__at_home", "_last_at_at_home", "_last_home"}
+    assert json.loads(current.shapes["a", 1])["partials"] == ["_last__at_home", "_last_at_at_home", "_last_home"]
+    assert current.fill_histories["a", 1].columns == {"_last__at_home": FillPeriods(1)}
+    order = earlier_schema({"_last_home": "text", "_last_at_home": "bigint[]", "_first_at": "bigint"}, [])
+    assert with_current_names(order).renames == {}
 
 
 def test_a_metric_that_lost_a_shared_column_gets_a_new_one() -> None:
@@ -142,49 +150,51 @@ def test_a_metric_that_lost_a_shared_column_gets_a_new_one() -> None:
         (metrics[::-1], "bigint[]", {"_last__at_home"}),
     ):
         columns = {"_last_at_home": kind, "_last_at_at_home": "bigint[]", "_last_home": "double precision"}
-        live = as_noted_today(noted({"_count": "bigint", **columns}, ["_count", *columns]))
-        plan = layout(aggregation(wanted), types)
-        feeds = Feeds().changed(
+        live = with_current_names(earlier_schema({"_count": "bigint", **columns}, ["_count", *columns]))
+        layout = build_layout(aggregation(wanted), types)
+        histories = FillHistory().after_change(
             json.loads(live.shapes["a", 1])["partials"],
-            [p.column for p in plan.partials],
-            there=live.columns["a_v1"],
+            [p.column for p in layout.partials],
+            existing=live.columns["a_v1"],
             closed_until=None,
         )
-        assert set(feeds.columns) == fresh
+        assert set(histories.columns) == fresh
 
 
 def test_a_column_with_the_present_name_is_never_overwritten() -> None:
     """An earlier Tidemill ran in between and created the former name again."""
-    live = noted({"_last_at_home": "text", "_last__at_home": "text"}, ["_last_at_home"])
-    noted_today = as_noted_today(live)
-    assert noted_today.renames == {}
+    live = earlier_schema({"_last_at_home": "text", "_last__at_home": "text"}, ["_last_at_home"])
+    current = with_current_names(live)
+    assert current.renames == {}
     assert (
-        feeds_after(Schema("s", "o", "w", "r", (), (), (), 1, 1), noted_today)["a", 1].columns["_last_at_home"].since
+        fill_histories_after(Schema("s", "o", "w", "r", (), (), (), 1, 1), current)["a", 1]
+        .columns["_last_at_home"]
+        .since
         is None
     )
 
 
-def test_types_that_are_not_noted_come_from_the_accepted_spec() -> None:
-    """Without that spec, or with a spec that cannot be read, no types are noted."""
+def test_types_that_are_not_stored_come_from_the_accepted_spec() -> None:
+    """Without that spec, or with a spec that cannot be read, no types are stored."""
     accepted = {
         "source": {"fields": [{"name": "v", "type": "integer"}]},
         "transform": {"derive": [{"name": "w", "expression": "v / 2"}]},
         "aggregations": [aggregation([("n", "count", None)]).model_dump(by_alias=True, exclude_unset=True)],
     }
-    live = noted({"_count": "bigint", "_uniques_v": "bytea", "_frequent_w": "bytea"}, ["_count"])
+    live = earlier_schema({"_count": "bigint", "_uniques_v": "bytea", "_frequent_w": "bytea"}, ["_count"])
 
     def types(accepted_spec: Any) -> Any:
         return json.loads(
-            as_noted_today(LiveSchema(None, live.shapes, live.columns, accepted=accepted_spec)).shapes["a", 1]
+            with_current_names(LiveSchema(None, live.shapes, live.columns, accepted=accepted_spec)).shapes["a", 1]
         )["types"]
 
     assert types(accepted) == {"_uniques_v": ["v", "integer"], "_frequent_w": ["w", "number"]}
     assert types(None) == types({"source": "?"}) == {}
     own = json.dumps({**SHAPE, "partials": [], "types": {"_n_v": ["v", "string"]}}, sort_keys=True)
-    assert as_noted_today(LiveSchema(None, {("a", 1): own}, accepted=accepted)).shapes["a", 1] == own
+    assert with_current_names(LiveSchema(None, {("a", 1): own}, accepted=accepted)).shapes["a", 1] == own
 
 
-def test_types_of_removed_columns_stay_noted() -> None:
+def test_types_of_removed_columns_stay_stored() -> None:
     before = json.dumps({"types": {"_n_v": ["v", "string"], "_n_w": ["w", "string"]}})
     after = json.dumps({"types": {"_n_w": ["w", "integer"]}})
     assert json.loads(with_types_of(after, before))["types"] == {"_n_v": ["v", "string"], "_n_w": ["w", "integer"]}
@@ -199,5 +209,5 @@ def test_no_kind_begins_like_a_fixed_prefix(kind: str) -> None:
 
 def test_no_other_kind_begins_like_a_shorter_one() -> None:
     """The names of existing columns would become ambiguous."""
-    noted_today = {(short, long) for short in KINDS for long in KINDS if long.startswith(f"{short}_")}
-    assert noted_today == {("first", "first_at"), ("last", "last_at")}, "give the new kind another name"
+    prefixes = {(short, long) for short in KINDS for long in KINDS if long.startswith(f"{short}_")}
+    assert prefixes == {("first", "first_at"), ("last", "last_at")}, "give the new kind another name"

@@ -12,10 +12,10 @@ from drawn.metrics import parameters_for
 from tidemill_contract.functions.registry import FUNCTIONS
 from tidemill_contract.resource.spec import AnalyticsPipeline, FieldType
 from tidemill_operator.plan.build import build_plan
-from tidemill_operator.plan.changes import changes
+from tidemill_operator.plan.changes import find_changes
 from tidemill_operator.plan.live import LiveFacts, LiveSchema
 from tidemill_operator.plan.model import Plan
-from tidemill_operator.plan.postgres.migration import as_noted_today, with_types_of
+from tidemill_operator.plan.postgres.migration import with_current_names, with_types_of
 from tidemill_operator.plan.postgres.schema import column_type
 from tidemill_operator.plan.versions import shape_changes
 from tidemill_operator.settings import Platform
@@ -24,8 +24,8 @@ TYPES: tuple[str, ...] = get_args(FieldType)
 PAIRS = [
     (function, before, after)
     for function in FUNCTIONS
-    for before in FUNCTIONS[function].takes
-    for after in FUNCTIONS[function].takes
+    for before in FUNCTIONS[function].field_types
+    for after in FUNCTIONS[function].field_types
 ]
 SKETCHED = ("distinct", "topk", "variance", "count")
 
@@ -72,43 +72,43 @@ def applied(plan: Plan, before: LiveSchema | None = None) -> LiveSchema:
 
 
 def of_an_earlier_version(live: LiveSchema) -> LiveSchema:
-    """Return the schema as an earlier Tidemill noted it: without the types of fields."""
+    """Return the schema as an earlier Tidemill stored it: without the types of fields."""
     shapes = {}
     for key, text in live.shapes.items():
         shapes[key] = json.dumps({name: value for name, value in json.loads(text).items() if name != "types"})
-    return as_noted_today(replace(live, shapes=shapes))
+    return with_current_names(replace(live, shapes=shapes))
 
 
 def version(plan: Plan) -> int:
     return plan.schema.aggregations[0].version
 
 
-@pytest.mark.parametrize("noted", [lambda live: live, of_an_earlier_version], ids=["noted", "noted-before"])
+@pytest.mark.parametrize("convert", [lambda live: live, of_an_earlier_version], ids=["current", "earlier"])
 @pytest.mark.parametrize(("function", "before", "after"), PAIRS)
-def test_another_type_begins_another_version(function: str, before: str, after: str, noted: Any) -> None:
+def test_another_type_begins_another_version(function: str, before: str, after: str, convert: Any) -> None:
     live = applied(planned(document((function,), before)))
-    if noted is of_an_earlier_version and any("." in column for column in live.columns["a_v1"]):
+    if convert is of_an_earlier_version and any("." in column for column in live.columns["a_v1"]):
         return  # earlier versions had no columns of two fields
-    live = noted(live)
+    live = convert(live)
     assert version(planned(document((function,), after), live)) == (1 if before == after else 2)
 
 
-@pytest.mark.parametrize("noted", [lambda live: live, of_an_earlier_version], ids=["noted", "noted-before"])
-def test_sketches_of_different_types_are_not_merged(noted: Any) -> None:
+@pytest.mark.parametrize("convert", [lambda live: live, of_an_earlier_version], ids=["current", "earlier"])
+def test_sketches_of_different_types_are_not_merged(convert: Any) -> None:
     """Integers and doubles have different hashes. A merged sketch would count 1 and 1.0 as two values."""
-    live = noted(applied(planned(document(SKETCHED, "integer"))))
+    live = convert(applied(planned(document(SKETCHED, "integer"))))
     plan = planned(document(SKETCHED, "number"), live)
     assert version(plan) == 2
     type_changes = [
-        change for change in changes(plan, LiveFacts(schema=live), before=None, configs={}) if change.name == "a"
+        change for change in find_changes(plan, LiveFacts(schema=live), before=None, configs={}) if change.name == "a"
     ]
     assert ("field v", "integer", "number") in [(d.member, d.before, d.after) for d in type_changes[0].differences]
 
 
-@pytest.mark.parametrize("noted", [lambda live: live, of_an_earlier_version], ids=["noted", "noted-before"])
-def test_another_type_of_a_derive_begins_another_version(noted: Any) -> None:
+@pytest.mark.parametrize("convert", [lambda live: live, of_an_earlier_version], ids=["current", "earlier"])
+def test_another_type_of_a_derive_begins_another_version(convert: Any) -> None:
     """The type changes with the expression or with the field that it reads."""
-    live = noted(applied(planned(document(SKETCHED, "integer", expression="raw + 1"))))
+    live = convert(applied(planned(document(SKETCHED, "integer", expression="raw + 1"))))
     assert version(planned(document(SKETCHED, "integer", expression="raw + 2"), live)) == 1
     assert version(planned(document(SKETCHED, "integer", expression="raw + 1.5"), live)) == 2
     assert version(planned(document(SKETCHED, "number", expression="raw + 1"), live)) == 2
@@ -154,7 +154,7 @@ def test_a_metric_added_again_with_another_type_begins_another_version() -> None
     assert version(planned(document(("max",), "number"), live)) == 1
 
 
-def test_without_noted_types_the_types_of_columns_decide() -> None:
+def test_without_stored_types_the_types_of_columns_decide() -> None:
     """Schemas of early versions have no accepted spec."""
     live = replace(
         of_an_earlier_version(replace(applied(planned(document(("distinct",), "integer"))), accepted=None)),

@@ -70,7 +70,7 @@ def ready_pid(supervisor: Supervisor, *, not_pid: int | None = None) -> int:
 
 def test_a_killed_process_is_started_again_at_once(supervisor: Supervisor, port: int) -> None:
     """After SIGKILL another process runs within half a second, also after repeated kills."""
-    supervisor.want("ns.w-0", spec(port))
+    supervisor.set_desired("ns.w-0", spec(port))
     pid = ready_pid(supervisor)
     for _ in range(3):
         os.kill(pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_a_killed_process_is_started_again_at_once(supervisor: Supervisor, port:
 
 def test_a_process_that_never_gets_ready_is_restarted_with_growing_delays(supervisor: Supervisor, port: int) -> None:
     """The delays of 0.2, 0.4 and 0.8 s pass before the fourth start."""
-    supervisor.want("ns.w-0", spec(port, script="raise SystemExit(3)"))
+    supervisor.set_desired("ns.w-0", spec(port, script="raise SystemExit(3)"))
     began = time.monotonic()
     eventually(lambda: state(supervisor).restarts >= 4, seconds=20, what="four ends")
     assert time.monotonic() - began >= 1.4
@@ -96,7 +96,7 @@ def test_a_process_that_never_gets_ready_is_restarted_with_growing_delays(superv
 
 def test_a_frozen_process_is_not_replaced(supervisor: Supervisor, port: int) -> None:
     """SIGSTOP makes the process unready without a restart. SIGCONT makes the same process ready again."""
-    supervisor.want("ns.w-0", spec(port))
+    supervisor.set_desired("ns.w-0", spec(port))
     pid = ready_pid(supervisor)
     os.kill(pid, signal.SIGSTOP)
     eventually(lambda: not state(supervisor).ready, seconds=10, what="the process is not ready")
@@ -108,21 +108,21 @@ def test_a_frozen_process_is_not_replaced(supervisor: Supervisor, port: int) -> 
 
 def test_the_same_spec_again_changes_nothing(supervisor: Supervisor, port: int) -> None:
     """An equal spec keeps the process. Another revision replaces it."""
-    assert supervisor.want("ns.w-0", spec(port)) is True
+    assert supervisor.set_desired("ns.w-0", spec(port)) is True
     pid = ready_pid(supervisor)
-    assert supervisor.want("ns.w-0", spec(port)) is False
-    assert supervisor.want("ns.w-0", spec(port, revision="2")) is True
+    assert supervisor.set_desired("ns.w-0", spec(port)) is False
+    assert supervisor.set_desired("ns.w-0", spec(port, revision="2")) is True
     assert ready_pid(supervisor, not_pid=pid) != pid
     assert state(supervisor).restarts == 0
 
 
 def test_an_unwanted_process_ends_even_if_it_ignores_sigterm(supervisor: Supervisor, port: int, tmp_path: Path) -> None:
     """SIGKILL follows after the grace period. Neither a process nor a pid file remains."""
-    supervisor.want("ns.w-0", spec(port, script=DEAF, grace_seconds=0.3))
+    supervisor.set_desired("ns.w-0", spec(port, script=DEAF, grace_seconds=0.3))
     eventually(lambda: state(supervisor).pid is not None, seconds=10, what="the process is started")
     pid = state(supervisor).pid
     assert pid is not None
-    supervisor.want("ns.w-0", None)
+    supervisor.set_desired("ns.w-0", None)
     eventually(lambda: not supervisor.states(), seconds=10, what="the process has ended")
     assert start_time(pid) is None
     assert list((tmp_path / "run").glob("*.pid")) == []
@@ -132,7 +132,7 @@ def test_a_left_over_process_is_ended_before_supervision_begins(tmp_path: Path, 
     """The process of a killed run must not run beside a new one."""
     first = Supervisor(tmp_path)
     first.start()
-    first.want("ns.w-0", spec(port))
+    first.set_desired("ns.w-0", spec(port))
     pid = ready_pid(first)
     second = Supervisor(tmp_path)
     first._closing.set()  # the first supervisor counts as dead
@@ -146,7 +146,7 @@ def test_a_left_over_process_is_ended_before_supervision_begins(tmp_path: Path, 
 
 def test_logs_are_kept_over_restarts(supervisor: Supervisor, port: int, tmp_path: Path) -> None:
     """Each start writes a new log, and former logs are kept."""
-    supervisor.want("ns.w-0", spec(port))
+    supervisor.set_desired("ns.w-0", spec(port))
     pid = ready_pid(supervisor)
     os.kill(pid, signal.SIGKILL)
     ready_pid(supervisor, not_pid=pid)
@@ -159,7 +159,7 @@ def test_a_process_is_not_ready_while_another_answers_on_its_port(supervisor: Su
     with subprocess.Popen([sys.executable, "-c", SERVING, str(port)], stdout=subprocess.DEVNULL) as foreign:
         try:
             eventually(lambda: is_ready(port, "/readyz"), what="the foreign process answers")
-            supervisor.want("ns.w-0", spec(port, script=f"import time; time.sleep(0.5)\n{SERVING}"))
+            supervisor.set_desired("ns.w-0", spec(port, script=f"import time; time.sleep(0.5)\n{SERVING}"))
             eventually(lambda: state(supervisor).restarts > 0, seconds=20, what="the port is refused")
             assert state(supervisor).ready is False
         finally:

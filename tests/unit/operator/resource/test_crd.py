@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_operator.resource import crd
 from tidemill_operator.resource.rules import RULES
-from tidemill_operator.resource.schema import structural
+from tidemill_operator.resource.schema import structural_schema
 
 FILE = Path(__file__).parents[4] / "crds" / "analyticspipelines.yaml"
 VERSION: Any = crd.definition()["spec"]["versions"][0]
@@ -145,4 +145,4 @@ def test_a_model_without_bounds_is_refused() -> None:
         text: str
 
     with pytest.raises(ValueError, match=r"spec.text has no maxLength"):
-        structural(Unbounded)
+        structural_schema(Unbounded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tidemill_contract.expressions.compiler import check
+from tidemill_contract.expressions.compiler import check_type
 from tidemill_operator.resource import reference
 
 PAGE = Path(__file__).parents[4] / "docs" / "reference" / "pipeline.md"
@@ -19,4 +19,4 @@ def test_the_page_equals_the_output_of_the_generator() -> None:
 def test_the_shown_comparison_is_a_valid_expression() -> None:
     text = "ts >= '2013-01-31T12:00:00Z'"
     assert f"`{text}`" in PAGE.read_text()
-    assert check(text, {"ts": "timestamp"}) == "boolean"
+    assert check_type(text, {"ts": "timestamp"}) == "boolean"

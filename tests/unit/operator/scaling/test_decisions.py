@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from scaled.polls import NOW, WATCHED, decision_of, figures
-from tidemill_operator.scaling import Figures, PartitionFigures, ScalingReason, Settings, State, explain
+from tidemill_operator.scaling import PartitionFigures, ScalingFigures, ScalingReason, Settings, State, explain
 
 
 @dataclass(frozen=True)
 class Case:
     reason: str
-    seen: Figures | None
+    seen: ScalingFigures | None
     current: int
     expected: tuple[int, ScalingReason, str]
     settings: Settings = field(default_factory=Settings)
@@ -158,16 +158,16 @@ CASES = [
     ),
     Case("no figures", None, 2, (2, ScalingReason.FIGURES_MISSING, "")),
     Case("no figures, new maximum", None, 4, (3, ScalingReason.FIGURES_MISSING, ""), Settings(max_replicas=3)),
-    Case("no partitions are no figures", Figures({}, 2), 2, (2, ScalingReason.FIGURES_MISSING, "")),
+    Case("no partitions are no figures", ScalingFigures({}, 2), 2, (2, ScalingReason.FIGURES_MISSING, "")),
     Case("dry run", EVEN, 2, (6, ScalingReason.DRY_RUN, "dryRun"), Settings(dry_run=True)),
     Case("dry run, nothing to do", figures(0), 1, (1, ScalingReason.WITHIN_TARGET, ""), Settings(dry_run=True)),
     Case(
         "a waiting stage gets no more replicas",
-        figures(*[K] * 6, waits=True, rolling_out=True),
+        figures(*[K] * 6, stage_waits=True, rolling_out=True),
         2,
         (2, ScalingReason.STAGE_WAITS, "stage"),
     ),
-    Case("a waiting stage with enough replicas", figures(0, waits=True), 1, (1, ScalingReason.WITHIN_TARGET, "")),
+    Case("a waiting stage with enough replicas", figures(0, stage_waits=True), 1, (1, ScalingReason.WITHIN_TARGET, "")),
     Case("mode external", EVEN, 2, (2, ScalingReason.EXTERNAL, ""), Settings(mode="external")),
     Case(
         "scaleToZeroAfter without events",

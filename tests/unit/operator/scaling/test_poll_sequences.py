@@ -55,10 +55,10 @@ def test_a_rise_of_the_load_adds_replicas_in_few_steps() -> None:
     stream = Stream(partitions=12, state=known_speed())
     stream.polls(10, rate=500.0)
     decisions = [stream.poll(500.0 + 150.0 * number) for number in range(20)]
-    ups = [(d.current, d.desired) for d in [*decisions, *stream.polls(20, rate=3500.0)] if d.changes]
+    ups = [(d.current, d.desired) for d in [*decisions, *stream.polls(20, rate=3500.0)] if d.changes_replicas]
     assert ups[0] == (1, 4)
     assert len(ups) <= 2
-    risen = next(d for d in decisions if d.changes)
+    risen = next(d for d in decisions if d.changes_replicas)
     assert "arrivals rise: 2,400 events/s more in 4m are included" in explain(risen)
 
 
@@ -66,7 +66,7 @@ def test_a_jump_of_the_load_is_not_taken_for_a_rise() -> None:
     """After a single jump of the load, no further jump is expected."""
     stream = Stream(partitions=12, state=known_speed(), current=2)
     stream.polls(10, rate=100.0)
-    assert [(d.current, d.desired) for d in stream.polls(20, rate=2700.0) if d.changes] == [(2, 4)]
+    assert [(d.current, d.desired) for d in stream.polls(20, rate=2700.0) if d.changes_replicas] == [(2, 4)]
 
 
 def test_replicas_that_bursts_need_again_soon_are_kept() -> None:
@@ -75,7 +75,7 @@ def test_replicas_that_bursts_need_again_soon_are_kept() -> None:
     changes = []
     for _ in range(8):
         decisions = [*stream.polls(20, rate=2700.0), *stream.polls(60, rate=100.0)]
-        changes.append(sum(d.changes for d in decisions))
+        changes.append(sum(d.changes_replicas for d in decisions))
     assert changes[0] >= 2
     assert changes[-4:] == [0, 0, 0, 0]
 
@@ -102,7 +102,7 @@ def test_a_fall_of_the_load_removes_replicas_in_one_step() -> None:
     stream = Stream(partitions=12, state=known_speed(), current=4)
     stream.polls(45, rate=2700.0)
     decisions = stream.polls(60, rate=100.0)
-    changes = [(d.at - decisions[0].at, d.current, d.desired) for d in decisions if d.changes]
+    changes = [(d.at - decisions[0].at, d.current, d.desired) for d in decisions if d.changes_replicas]
     assert [change[1:] for change in changes] == [(4, 1)]
     assert changes[0][0] >= 570.0
 
@@ -121,7 +121,7 @@ def test_a_second_fall_soon_after_the_first_is_part_of_one_step(
     stream = Stream(partitions=12, state=known_speed(), current=4)
     stream.polls(45, rate=2700.0)
     decisions = [*stream.polls(polls, rate=1300.0), *stream.polls(100, rate=100.0)]
-    assert [(d.current, d.desired) for d in decisions if d.changes] == expected, reason
+    assert [(d.current, d.desired) for d in decisions if d.changes_replicas] == expected, reason
 
 
 def test_without_a_known_speed_needed_replicas_are_kept() -> None:
@@ -148,7 +148,7 @@ def test_failed_polls_keep_replicas_and_restart_the_stabilisation() -> None:
     assert [stream.poll(missing=True).reason for _ in range(3)] == [ScalingReason.FIGURES_MISSING] * 3
     resumed = stream.now
     decisions = stream.polls(60, rate=100.0)
-    down = next(d for d in decisions if d.changes)
+    down = next(d for d in decisions if d.changes_replicas)
     assert down.at - resumed >= 600.0
 
 
@@ -163,7 +163,7 @@ def test_one_failed_poll_changes_nothing() -> None:
 def test_silence_scales_to_zero_and_one_event_starts_a_replica() -> None:
     stream = Stream(Settings(scale_to_zero_after_seconds=60.0))
     stream.polls(3, rate=100.0)
-    asleep = next(d for d in stream.polls(10) if d.changes)
+    asleep = next(d for d in stream.polls(10) if d.changes_replicas)
     assert (asleep.reason, stream.current) == (ScalingReason.SCALED_TO_ZERO, 0)
     woken = stream.poll(10.0)
     assert (woken.reason, woken.desired) == (ScalingReason.WOKEN_BY_ARRIVAL, 1)

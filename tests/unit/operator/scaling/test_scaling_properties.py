@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tidemill_operator.scaling import Decision, Figures, PartitionFigures, ScalingReason, Settings, State, decide
+from tidemill_operator.scaling import Decision, PartitionFigures, ScalingFigures, ScalingReason, Settings, State, decide
 from tidemill_operator.scaling.state import MAX_DECISIONS, MAX_SAMPLES
 
 # A stream has many figures. More examples take long and find little.
@@ -23,7 +23,7 @@ class Poll:
     arrive: tuple[int, ...]
     consume: tuple[int, ...]
     missing: bool
-    held: tuple[bool, bool, bool]
+    blocked_by: tuple[bool, bool, bool]
 
 
 @st.composite
@@ -53,7 +53,7 @@ def some_polls(draw: st.DrawFn, partitions: int) -> list[Poll]:
         arrive=counts,
         consume=counts,
         missing=st.booleans() if draw(st.booleans()) else st.just(False),
-        held=st.tuples(*[st.booleans()] * 3) if draw(st.booleans()) else st.just((False, False, False)),
+        blocked_by=st.tuples(*[st.booleans()] * 3) if draw(st.booleans()) else st.just((False, False, False)),
     )
     return draw(st.lists(poll, min_size=1, max_size=25))
 
@@ -77,8 +77,10 @@ def play(
             ends[p] += poll.arrive[p]
             consumed[p] = min(ends[p], consumed[p] + poll.consume[p])
         parts = {p: PartitionFigures(0, ends[p], consumed[p] or None, consumed[p]) for p in range(partitions)}
-        rebalancing, rolling, saturated = poll.held
-        seen = Figures(parts, current, rebalancing=rebalancing, rolling_out=rolling, database_saturated=saturated)
+        rebalancing, rolling, saturated = poll.blocked_by
+        seen = ScalingFigures(
+            parts, current, rebalancing=rebalancing, rolling_out=rolling, database_saturated=saturated
+        )
         state = State.from_json(state.to_json()) if rewritten else state
         decision, state = decide(settings, state, None if poll.missing else seen, current=current, now=now)
         result.append((decision, state))
@@ -129,7 +131,7 @@ def test_no_step_up_follows_another_within_the_cooldown(stream: tuple[Settings, 
         up = decision.desired > decision.current
         if up and changed_at is not None and decision.current >= min(settings.floor, ceiling) > 0:
             assert decision.at - changed_at >= settings.scale_up_cooldown_seconds
-        if decision.changes:
+        if decision.changes_replicas:
             changed_at = decision.at
 
 
@@ -142,7 +144,7 @@ def test_no_step_is_decided_during_a_rebalance_a_rollout_or_a_saturation(
     settings, partitions, current, polls = stream
     ceiling = settings.ceiling(partitions)
     for poll, (decision, _) in zip(polls, play(settings, partitions, current, polls), strict=True):
-        rebalancing, rolling, saturated = poll.held
+        rebalancing, rolling, saturated = poll.blocked_by
         if not min(settings.floor, ceiling) <= decision.current <= ceiling:
             continue
         if poll.missing or rebalancing or rolling:

@@ -18,12 +18,12 @@ from tidemill_contract.resource.source import FieldSpec
 from tidemill_operator.event_files.content import EventFileError
 from tidemill_operator.event_files.event_file import Event, EventFile
 from tidemill_operator.sending import sender as sending
-from tidemill_operator.sending.batches import MOST_BYTES, cut
+from tidemill_operator.sending.batches import MAX_BYTES, cut_batches
 from tidemill_operator.sending.client import Client, SendError
-from tidemill_operator.sending.live import with_pauses
-from tidemill_operator.sending.position import Position
+from tidemill_operator.sending.pauses import with_pauses
 from tidemill_operator.sending.progress import Progress
-from tidemill_operator.sending.sender import Order, Sender, Summary
+from tidemill_operator.sending.resume_file import ResumePoint
+from tidemill_operator.sending.sender import Sender, SendOptions, Summary
 
 Handler = Callable[[httpx.Request], httpx.Response | None]
 URL = "http://ingest.test"
@@ -75,7 +75,7 @@ class Ingest:
 @pytest.fixture
 def ingest(monkeypatch: pytest.MonkeyPatch) -> Ingest:
     """Return an ingest in memory. Batches are small, and waits are short."""
-    monkeypatch.setattr(sending, "MOST_EVENTS", 10)
+    monkeypatch.setattr(sending, "MAX_EVENTS", 10)
     monkeypatch.setattr("tidemill_operator.sending.client._backoff", lambda _: 0.001)
     return Ingest()
 
@@ -87,10 +87,10 @@ def numbers(tmp_path: Path) -> Path:
     return path
 
 
-def send(ingest: Ingest, order: Order, *, client: Client | None = None) -> Summary:
+def send(ingest: Ingest, options: SendOptions, *, client: Client | None = None) -> Summary:
     client = client or ingest.client()
-    with EventFile(order.path) as file:
-        sender = Sender(file, client, order, Progress(lambda: file.share, io.StringIO()))
+    with EventFile(options.path) as file:
+        sender = Sender(file, client, options, Progress(lambda: file.fraction_read, io.StringIO()))
         try:
             sender.run()
         finally:
@@ -98,13 +98,13 @@ def send(ingest: Ingest, order: Order, *, client: Client | None = None) -> Summa
     return sender.summary
 
 
-def order_of(path: Path, **more: Any) -> Order:
-    return Order(path=path, pipeline="orders", **more)
+def send_options(path: Path, **more: Any) -> SendOptions:
+    return SendOptions(path=path, pipeline="orders", **more)
 
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_every_event_is_sent_once(ingest: Ingest, numbers: Path, workers: int) -> None:
-    summary = send(ingest, order_of(numbers, workers=workers))
+    summary = send(ingest, send_options(numbers, workers=workers))
     assert (summary.accepted, summary.refused, summary.replayed) == (95, 0, 0)
     assert sorted(ingest.events) == sorted(numbers.read_text().split())
     assert len(ingest.requests) == 10
@@ -127,26 +127,26 @@ def test_busy_and_lost_requests_are_repeated_with_their_keys(ingest: Ingest, num
         return None if fault is None else httpx.Response(int(fault), json={}, headers={"retry-after": "0"})
 
     ingest.before = before
-    summary = send(ingest, order_of(numbers))
+    summary = send(ingest, send_options(numbers))
     assert (summary.accepted, summary.replayed) == (95, 10)
     assert sorted(ingest.events) == sorted(numbers.read_text().split())
 
 
 def test_a_file_that_is_sent_twice_is_counted_once(ingest: Ingest, numbers: Path) -> None:
-    """The option `again` sends the events again, and changed events are new."""
-    send(ingest, order_of(numbers))
-    assert send(ingest, order_of(numbers)).replayed == 95
+    """The option `resend` sends the events again, and changed events are new."""
+    send(ingest, send_options(numbers))
+    assert send(ingest, send_options(numbers)).replayed == 95
     assert len(ingest.events) == 95
-    assert send(ingest, order_of(numbers, again=True)).replayed == 0
+    assert send(ingest, send_options(numbers, resend=True)).replayed == 0
     numbers.write_text(numbers.read_text().replace('{"a":94}', '{"a":940}'))
-    assert send(ingest, order_of(numbers)).replayed == 90
+    assert send(ingest, send_options(numbers)).replayed == 90
 
 
 def test_an_interrupted_run_can_be_resumed(
     ingest: Ingest, numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The resume file keeps the size of the batches, and with it their keys."""
-    order = order_of(numbers, resume=tmp_path / "position", workers=3)
+    options = send_options(numbers, resume=tmp_path / "position", workers=3)
     permits = threading.Semaphore(4)
 
     def before(_: httpx.Request) -> httpx.Response | None:
@@ -154,16 +154,16 @@ def test_an_interrupted_run_can_be_resumed(
 
     ingest.before = before
     with pytest.raises(SendError, match="404 gone: away; check --pipeline and --url"):
-        send(ingest, order)
+        send(ingest, options)
     assert 0 < len(ingest.events) < 95
     ingest.before = lambda _: None
-    monkeypatch.setattr(sending, "MOST_EVENTS", 7)
-    summary = send(ingest, order)
+    monkeypatch.setattr(sending, "MAX_EVENTS", 7)
+    summary = send(ingest, options)
     assert summary.skipped + summary.accepted == 95
     assert sorted(ingest.events) == sorted(numbers.read_text().split())
     with numbers.open("a") as file:
         file.write('{"a":95}\n')
-    assert send(ingest, order).accepted == 1
+    assert send(ingest, options).accepted == 1
     assert len(ingest.events) == 96
 
 
@@ -177,34 +177,34 @@ def test_the_position_stays_before_a_batch_that_was_not_accepted(ingest: Ingest,
         return None
 
     ingest.before = before
-    order = order_of(numbers, resume=tmp_path / "position", workers=4)
+    options = send_options(numbers, resume=tmp_path / "position", workers=4)
     with pytest.raises(SendError, match="400 no: never"):
-        send(ingest, order)
-    assert Position.load(tmp_path / "position", numbers, "orders", 10).sent == 10
+        send(ingest, options)
+    assert ResumePoint.load(tmp_path / "position", numbers, "orders", 10).sent == 10
     ingest.before = lambda _: None
-    send(ingest, order)
+    send(ingest, options)
     assert sorted(ingest.events) == sorted(numbers.read_text().split())
 
 
 def test_a_resume_file_of_another_file_is_refused(ingest: Ingest, numbers: Path, tmp_path: Path) -> None:
     position = tmp_path / "position"
-    send(ingest, order_of(numbers, resume=position))
+    send(ingest, send_options(numbers, resume=position))
     other = tmp_path / "b.ndjson"
     other.write_text('{"a":1}\n')
     with pytest.raises(EventFileError, match=r"belongs to .* name another file"):
-        send(ingest, order_of(other, resume=position))
+        send(ingest, send_options(other, resume=position))
     numbers.write_text('{"b":1}\n' + numbers.read_text())
     with pytest.raises(EventFileError, match="the beginning of the file has changed since it was sent"):
-        send(ingest, order_of(numbers, resume=position))
+        send(ingest, send_options(numbers, resume=position))
     position.write_text("{}")
     with pytest.raises(EventFileError, match="is not a resume file"):
-        send(ingest, order_of(numbers, resume=position))
+        send(ingest, send_options(numbers, resume=position))
 
 
-def test_sending_stops_after_its_patience_and_names_the_answer(ingest: Ingest, numbers: Path) -> None:
+def test_sending_stops_after_its_retry_timeout_and_names_the_answer(ingest: Ingest, numbers: Path) -> None:
     ingest.before = lambda _: httpx.Response(503, json={"code": "kafka_unavailable", "detail": "away"})
     with pytest.raises(SendError, match="503 kafka_unavailable: away; check that ingest runs, then send again"):
-        send(ingest, order_of(numbers), client=ingest.client(patience_seconds=0.05))
+        send(ingest, send_options(numbers), client=ingest.client(retry_timeout_seconds=0.05))
     assert ingest.events == []
 
 
@@ -212,17 +212,17 @@ def test_sending_waits_as_long_as_ingest_asks(ingest: Ingest, numbers: Path) -> 
     answers = iter([httpx.Response(429, json={}, headers={"retry-after": "0.2"})])
     ingest.before = lambda _: next(answers, None)
     began = time.monotonic()
-    send(ingest, order_of(numbers))
+    send(ingest, send_options(numbers))
     assert time.monotonic() - began >= 0.2
 
 
 def test_a_rate_is_kept(ingest: Ingest, numbers: Path) -> None:
     """95 events at 400 a second take more than 0.2 s."""
     began = time.monotonic()
-    send(ingest, order_of(numbers, rate=400))
+    send(ingest, send_options(numbers, rate=400))
     assert time.monotonic() - began >= 90 / 400
-    assert order_of(numbers, rate=10).batch == 5
-    assert order_of(numbers, rate=0.1).batch == 1
+    assert send_options(numbers, rate=10).max_batch_events == 5
+    assert send_options(numbers, rate=0.1).max_batch_events == 1
 
 
 def test_refused_events_are_reported_with_their_lines(ingest: Ingest, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_refused_events_are_reported_with_their_lines(ingest: Ingest, tmp_path: 
     path = tmp_path / "a.csv"
     path.write_text("a,b\n" + "".join(f"{n if n % 5 else 'bad'},x\n" for n in range(100)))
     field = FieldSpec.model_validate({"name": "a", "type": "integer"})
-    summary = send(ingest, order_of(path, fields=[field]))
+    summary = send(ingest, send_options(path, fields=[field]))
     assert (summary.accepted, summary.refused, len(summary.refusals)) == (80, 20, 10)
     assert summary.refusals[:2] == ['line 2: mistyped, field a: "bad"', 'line 7: mistyped, field a: "bad"']
 
@@ -238,13 +238,13 @@ def test_refused_events_are_reported_with_their_lines(ingest: Ingest, tmp_path: 
 def test_batches_without_a_valid_event_are_accepted(ingest: Ingest, tmp_path: Path) -> None:
     path = tmp_path / "a.ndjson"
     path.write_text('{"a":"bad"}\n' * 12)
-    summary = send(ingest, order_of(path))
+    summary = send(ingest, send_options(path))
     assert (summary.accepted, summary.refused) == (0, 12)
 
 
 def test_a_stopped_run_ends_soon(ingest: Ingest, numbers: Path) -> None:
     with EventFile(numbers) as file:
-        sender = Sender(file, ingest.client(), order_of(numbers, rate=1), Progress(lambda: None, io.StringIO()))
+        sender = Sender(file, ingest.client(), send_options(numbers, rate=1), Progress(lambda: None, io.StringIO()))
         threading.Timer(0.1, sender.stop).start()
         with pytest.raises(SendError, match="stopped before the end"):
             sender.run()
@@ -255,9 +255,9 @@ def test_a_key_depends_on_identity_and_content_of_its_batch() -> None:
     def events() -> Iterator[Event]:
         return (Event(n, b"{}") for n in range(25))
 
-    first = [batch.key for batch in cut(events(), identity="a", most=10)]
-    assert first == [batch.key for batch in cut(events(), identity="a", most=10)]
-    assert len({*first, *(batch.key for batch in cut(events(), identity="b", most=10))}) == 6
+    first = [batch.key for batch in cut_batches(events(), identity="a", max_events=10)]
+    assert first == [batch.key for batch in cut_batches(events(), identity="a", max_events=10)]
+    assert len({*first, *(batch.key for batch in cut_batches(events(), identity="b", max_events=10))}) == 6
     assert all(len(key) < 255 for key in first)
 
 
@@ -271,7 +271,7 @@ def test_a_slow_stream_is_sent_in_time() -> None:
         go_on.wait(20)
         yield Event(3, b"3")
 
-    batches = cut(with_pauses(slow(), 0.05), identity="a")
+    batches = cut_batches(with_pauses(slow(), 0.05), identity="a")
     assert next(batches).lines == (1, 2)
     go_on.set()
     assert [batch.lines for batch in batches] == [(3,)]
@@ -287,13 +287,13 @@ def test_an_error_of_a_stream_is_raised() -> None:
 
 
 def test_batches_are_bounded_in_bytes() -> None:
-    big = b"x" * (MOST_BYTES // 3)
-    sizes = [len(batch.lines) for batch in cut((Event(n, big) for n in range(7)), identity="a")]
+    big = b"x" * (MAX_BYTES // 3)
+    sizes = [len(batch.lines) for batch in cut_batches((Event(n, big) for n in range(7)), identity="a")]
     assert sizes == [2, 2, 2, 1] or sizes == [3, 3, 1]
 
 
 def test_a_too_long_event_is_cut_so_that_only_it_is_refused() -> None:
-    (first, second) = cut([Event(1, b"x" * 20_000_000), Event(2, b"y")], identity="a", most=1)
+    (first, second) = cut_batches([Event(1, b"x" * 20_000_000), Event(2, b"y")], identity="a", max_events=1)
     assert (len(first.body), len(second.body)) == (MAX_EVENT_BYTES + 1, 1)
 
 
@@ -311,6 +311,6 @@ def test_progress_is_only_shown_on_a_terminal() -> None:
 
 
 def test_an_api_key_is_sent(ingest: Ingest, numbers: Path) -> None:
-    send(ingest, order_of(numbers), client=ingest.client(api_key="secret"))
+    send(ingest, send_options(numbers), client=ingest.client(api_key="secret"))
     assert {request.headers["authorization"] for request in ingest.requests} == {"Bearer secret"}
     assert json.loads(ingest.events[0]) == {"a": 0}

@@ -10,14 +10,14 @@ import pytest
 
 from tidemill_contract.resource.kinds.metrics import METRICS
 from tidemill_contract.windows import answer_range
-from tidemill_processor.detect.detectors import Verdict, number
+from tidemill_processor.detect.detectors import Verdict, as_float
 
 GREAT = sys.float_info.max
 
 
 def test_a_number_beyond_all_floats_becomes_the_largest_float() -> None:
     """Integers in sums have no limit."""
-    assert [number(10**400), number(-(10**400)), number(Decimal("2.5")), number(3)] == [GREAT, -GREAT, 2.5, 3.0]
+    assert [as_float(10**400), as_float(-(10**400)), as_float(Decimal("2.5")), as_float(3)] == [GREAT, -GREAT, 2.5, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_expected_values_and_bounds_are_limited_to_values_that_the_metric_can_ha
     function: Any, field_type: str | None, expected: tuple[float, float, float]
 ) -> None:
     metric = METRICS.make(name="m", function=function, field=None if function == "count" else "f")
-    verdict = Verdict(0.9, 7.0, "warning", -0.5, -0.75, 1.25).within(*answer_range(metric, field_type))
+    verdict = Verdict(0.9, 7.0, "warning", -0.5, -0.75, 1.25).clamped(*answer_range(metric, field_type))
     assert (verdict.expected, verdict.lower, verdict.upper) == expected
     unknown = Verdict(0.9, 7.0, "warning", None, None, None)
-    assert unknown.within(0.0, 1.0) == unknown
+    assert unknown.clamped(0.0, 1.0) == unknown

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tidemill_processor.detect.detectors import moments, rhythm, tail
+from tidemill_processor.detect.detectors import hourly_profile, moments, tail
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 BASE = 1_700_000_000_000 // DAY * DAY
@@ -32,7 +32,7 @@ def test_a_tail_estimates_how_rare_a_size_is() -> None:
         pytest.approx(power, rel=0.2) for power in (2, 3, 4)
     ]
     assert tail.surprise(state, 1.0) == 0.0
-    assert len(state[1]) == tail.KEPT
+    assert len(state[1]) == tail.MAX_SIZES
 
 
 def test_a_tail_forgets_a_large_size_after_its_memory() -> None:
@@ -44,25 +44,25 @@ def test_a_tail_forgets_a_large_size_after_its_memory() -> None:
 
 
 def test_the_usual_value_of_an_hour_is_known_after_two_days() -> None:
-    state = rhythm.start("day")
+    state = hourly_profile.empty("day")
     usual = []
     for index in range(24 * 12 * 3):
         at = BASE + index * 5 * MINUTE
         if index % (24 * 12) == 12 * 6:
-            usual.append(rhythm.usual(state, at))
-        state = rhythm.learn(state, at, float(index // 12 % 24))
+            usual.append(hourly_profile.usual_value(state, at))
+        state = hourly_profile.learn(state, at, float(index // 12 % 24))
     assert usual == [None, None, 6.0]
 
 
-def test_late_values_of_an_hour_do_not_change_the_rhythm() -> None:
+def test_late_values_of_an_hour_do_not_change_the_usual_value() -> None:
     """Values may be out of order at the turn of the hour, or hours late."""
-    in_order = out_of_order = rhythm.start("day")
+    in_order = out_of_order = hourly_profile.empty("day")
     for index in range(20):
         at = BASE + index * HOUR
         for number in range(3):
-            in_order = rhythm.learn(in_order, at + number * MINUTE, float(index))
-            out_of_order = rhythm.learn(out_of_order, at + number * MINUTE, float(index))
-            out_of_order = rhythm.learn(out_of_order, at - (1 + number * 7) * HOUR, 1e6)
+            in_order = hourly_profile.learn(in_order, at + number * MINUTE, float(index))
+            out_of_order = hourly_profile.learn(out_of_order, at + number * MINUTE, float(index))
+            out_of_order = hourly_profile.learn(out_of_order, at - (1 + number * 7) * HOUR, 1e6)
     assert out_of_order == in_order
-    future = rhythm.learn(in_order, BASE + 400 * DAY, 5.0)
-    assert rhythm.learn(future, BASE + 20 * HOUR, 7.0)["sum"] == 7.0
+    future = hourly_profile.learn(in_order, BASE + 400 * DAY, 5.0)
+    assert hourly_profile.learn(future, BASE + 20 * HOUR, 7.0)["sum"] == 7.0

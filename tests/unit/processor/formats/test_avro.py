@@ -24,7 +24,7 @@ from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.batches.reader import BatchReader
 from tidemill_processor.formats import registry as registry_client
 from tidemill_processor.formats.avro import AvroReader
-from tidemill_processor.formats.registry import Registry, RegistryAwayError, UnknownSchemaError
+from tidemill_processor.formats.registry import Registry, RegistryUnavailableError, UnknownSchemaError
 
 AT = dt.datetime(2026, 11, 1, 10, 0, 0, 123456, tzinfo=dt.UTC)
 AT_MS = 1_793_527_200_123
@@ -287,7 +287,7 @@ def test_fields_that_nothing_reads_are_skipped_unless_they_are_required(registry
         batch = BatchReader(spec_of(registry, fields), registry=client).read(
             [Record(write(k="a", v=None), 0), Record(write(k="b", v=1.0), 1)], NOW_MS
         )
-        assert (len(batch.dead), batch.frame.height) == (dead, 2 - dead)
+        assert (len(batch.dead_letters), batch.frame.height) == (dead, 2 - dead)
 
 
 def test_each_schema_is_requested_once(registry: SchemaRegistry) -> None:
@@ -298,46 +298,46 @@ def test_each_schema_is_requested_once(registry: SchemaRegistry) -> None:
     assert len(registry.asked) == 1
 
 
-def test_requests_for_unknown_schemas_are_limited_per_turn_of_the_loop(
+def test_requests_for_unknown_schemas_are_limited_per_round_of_the_loop(
     registry: SchemaRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the limit, thousands of records with random ids would prevent every commit."""
-    monkeypatch.setattr(registry_client, "TURN_SECONDS", 1e-9)
+    monkeypatch.setattr(registry_client, "ROUND_SECONDS", 1e-9)
     client = Registry(RegistrySpec(url=registry.url))
     for number in (1_001, 1_003):
-        client.begin_turn()
+        client.begin_round()
         with pytest.raises(UnknownSchemaError):
             client.schema(number)
-        with pytest.raises(RegistryAwayError):
+        with pytest.raises(RegistryUnavailableError):
             client.schema(number + 1)
         assert not client.error
-        assert not client.missing
+        assert not client.has_missing
 
 
 def test_records_of_unknown_schemas_wait_while_the_registry_is_unavailable() -> None:
-    """Records of known schemas are read meanwhile. After one failure, only `look` asks the registry again."""
+    """Records of known schemas are read meanwhile. After one failure, only `fetch_missing` asks the registry again."""
     with running_registry() as registry:
         known, unknown = (Writer(registry, [{"name": name, "type": "long"}]) for name in ("a", "b"))
         spec = spec_of(registry, [{"name": "a", "type": "integer"}, {"name": "b", "type": "integer"}])
         client = Registry(RegistrySpec(url=registry.url))
         reader = BatchReader(spec, registry=client)
         first, second = known(a=1), unknown(b=2)
-        assert reader.read([Record(first, 4)], NOW_MS).dead == ()
+        assert reader.read([Record(first, 4)], NOW_MS).dead_letters == ()
         registry.stop()
         records = [Record(first, 5), Record(second, 6), Record(first, 7), Record(second, 3, p=1)]
-        with pytest.raises(RegistryAwayError):
+        with pytest.raises(RegistryUnavailableError):
             reader.decode(records, NOW_MS)
-        assert reader.waiting(records) == {0: 6, 1: 3}
-        assert client.missing
+        assert reader.unknown_schema_offsets(records) == {0: 6, 1: 3}
+        assert client.has_missing
         assert client.error.startswith(f"{registry.url}: ")
         assert reader.read(records[:1], NOW_MS).consumed == {0: 1}
-        with pytest.raises(RegistryAwayError):
-            client.look()
+        with pytest.raises(RegistryUnavailableError):
+            client.fetch_missing()
         registry.start()
-        with pytest.raises(RegistryAwayError):
+        with pytest.raises(RegistryUnavailableError):
             reader.decode(records, NOW_MS)
-        client.look()
-        assert (client.error, client.missing, reader.waiting(records)) == ("", False, {})
+        client.fetch_missing()
+        assert (client.error, client.has_missing, reader.unknown_schema_offsets(records)) == ("", False, {})
         assert reader.read(records, NOW_MS).consumed == {0: 3, 1: 1}
 
 
@@ -349,7 +349,7 @@ def test_records_wait_if_the_registry_answers_with_another_error_than_an_unknown
         raw = write(a=1)
         registry.failing = status
         of = decoder(registry, [{"name": "a", "type": "integer"}])
-        with pytest.raises(RegistryAwayError, match=f"HTTP {status}: out of order"):
+        with pytest.raises(RegistryUnavailableError, match=f"HTTP {status}: out of order"):
             of.decode_all([raw], NOW_MS)
 
 
@@ -358,13 +358,13 @@ def test_changed_credentials_of_the_secret_are_used_at_the_next_look(registry: S
         number = guarded.register("a-value", {"schema": '{"type": "record", "name": "A", "fields": []}'})
         guarded.login = ("reader", "pass:word")
         client = Registry(RegistrySpec(url=guarded.url), tmp_path)
-        with pytest.raises(RegistryAwayError, match="401"):
+        with pytest.raises(RegistryUnavailableError, match="401"):
             client.schema(number)
         (tmp_path / "username").write_text("reader\n")
         (tmp_path / "password").write_text("pass:word")
-        with pytest.raises(RegistryAwayError, match="401") as caught:
+        with pytest.raises(RegistryUnavailableError, match="401") as caught:
             client.schema(number)
-        client.look()
+        client.fetch_missing()
         assert client.schema(number).text == guarded.schemas[number]["schema"]
         assert "pass:word" not in str(caught.value)
 

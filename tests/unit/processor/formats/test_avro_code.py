@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from avro_records import row_of, schema_of, written
 from tidemill_contract.resource.paths import Steps
-from tidemill_processor.formats.avro_code import UnsupportedError, Wanted, generate
+from tidemill_processor.formats.avro_code import UnsupportedError, WantedMember, generate_reader
 
 INNER = {
     "type": "record", "name": "Inner",
@@ -67,7 +67,7 @@ VALUES = st.fixed_dictionaries(
 
 SCHEMA = schema_of(OUTER)
 PATHS = list(KINDS)
-READ = generate(SCHEMA, [Wanted(path, KINDS[path]) for path in PATHS], row_of(len(PATHS)))
+READ = generate_reader(SCHEMA, [WantedMember(path, KINDS[path]) for path in PATHS], row_of(len(PATHS)))
 
 
 def at(value: Any, path: Steps) -> Any:
@@ -130,7 +130,7 @@ def test_changed_bytes_are_read_like_fastavro_reads_them_or_refused(value: Any, 
 @given(LONGS)
 def test_a_long_of_any_length_is_read_as_it_was_written(number: int) -> None:
     schema = schema_of({"type": "record", "name": "R", "fields": [{"name": "n", "type": "long"}]})
-    read = generate(schema, [Wanted(("n",), "integer")], row_of(1))
+    read = generate_reader(schema, [WantedMember(("n",), "integer")], row_of(1))
     assert msgspec.structs.astuple(read([written(schema, {"n": number})])[0][0]) == (number,)
 
 
@@ -138,8 +138,8 @@ def test_the_operation_of_a_change_is_read_only_if_the_change_has_a_row() -> Non
     fields = [{"name": "before", "type": ["null", INNER]}, {"name": "after", "type": ["null", "Inner"]}]
     fields.append({"name": "op", "type": "string"})
     schema = schema_of({"type": "record", "name": "Envelope", "fields": fields})
-    wanted = [Wanted(("after", "n"), "integer"), None]
-    read = generate(schema, wanted, row_of(2), within=("after",), op=("op",))
+    wanted = [WantedMember(("after", "n"), "integer"), None]
+    read = generate_reader(schema, wanted, row_of(2), within=("after",), op=("op",))
     row = {"note": None, "n": 3, "rest": []}
     sent = [{"before": None, "after": row, "op": "c"}, {"before": row, "after": None, "op": "d"}]
     rows, ops = read([written(schema, each) for each in sent])
@@ -161,7 +161,7 @@ def test_generating_a_reader_of_an_unsupported_type_is_an_error(kind: Any, path:
     fields = [{"name": "f", "type": kind}, {"name": "g", "type": "string"}]
     schema = schema_of({"type": "record", "name": "R", "fields": fields})
     with pytest.raises(UnsupportedError):
-        generate(schema, [Wanted(path, wanted)], row_of(1))
+        generate_reader(schema, [WantedMember(path, wanted)], row_of(1))
 
 
 def test_a_schema_that_would_generate_too_much_code_is_refused() -> None:
@@ -175,4 +175,4 @@ def test_a_schema_that_would_generate_too_much_code_is_refused() -> None:
     kind["fields"].append({"name": "id", "type": "long"})
     schema = schema_of(kind)
     with pytest.raises(UnsupportedError, match="large"):
-        generate(schema, [Wanted(("id",), "integer")], msgspec.defstruct("Row", [("id", Any, None)]))
+        generate_reader(schema, [WantedMember(("id",), "integer")], msgspec.defstruct("Row", [("id", Any, None)]))

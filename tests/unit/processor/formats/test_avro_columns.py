@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from avro_records import FRAME, row_of, schema_of, written
 from tidemill_contract.resource.paths import Steps
-from tidemill_processor.formats.avro_code import UnsupportedError, Wanted, generate
+from tidemill_processor.formats.avro_code import UnsupportedError, WantedMember, generate_reader
 from tidemill_processor.formats.avro_columns import columns_reader
 
 MONEY = {"logicalType": "decimal", "precision": 12, "scale": 2}
@@ -69,9 +69,9 @@ VALUES = st.fixed_dictionaries(
 
 SCHEMA = schema_of(OUTER)
 PATHS = list(KINDS)
-WANTED = [Wanted(path, KINDS[path], SCALE) for path in PATHS]
+WANTED = [WantedMember(path, KINDS[path], SCALE) for path in PATHS]
 READ = columns_reader(SCHEMA, WANTED, row_of(len(PATHS)))
-ONE_BY_ONE = generate(SCHEMA, WANTED, row_of(len(PATHS)))
+ONE_BY_ONE = generate_reader(SCHEMA, WANTED, row_of(len(PATHS)))
 
 
 def at(value: Any, path: Steps) -> Any:
@@ -131,7 +131,7 @@ def test_changed_bytes_are_read_like_fastavro_reads_them_or_refused(values: list
 @given(st.lists(LONGS, min_size=1, max_size=9))
 def test_a_long_of_any_length_is_read_as_it_was_written(numbers: list[int]) -> None:
     schema = schema_of({"type": "record", "name": "R", "fields": [{"name": "n", "type": "long"}]})
-    read = columns_reader(schema, [Wanted(("n",), "integer")], row_of(1))
+    read = columns_reader(schema, [WantedMember(("n",), "integer")], row_of(1))
     rows, _ = read([written(schema, {"n": number}) for number in numbers])
     assert [msgspec.structs.astuple(row) for row in rows] == [(number,) for number in numbers]
 
@@ -139,7 +139,7 @@ def test_a_long_of_any_length_is_read_as_it_was_written(numbers: list[int]) -> N
 @pytest.mark.parametrize("number", ["\x80" * 9 + "\x02", "\x80" * 10 + "\x01", "\x80" * 3])
 def test_a_number_of_more_than_64_bits_is_refused(number: str) -> None:
     schema = schema_of({"type": "record", "name": "R", "fields": [{"name": "n", "type": "long"}]})
-    read = columns_reader(schema, [Wanted(("n",), "integer")], row_of(1))
+    read = columns_reader(schema, [WantedMember(("n",), "integer")], row_of(1))
     with pytest.raises(Exception):  # noqa: B017 - after any error, the caller reads the records separately
         read([FRAME + number.encode("latin-1"), FRAME + b"\2"])
 
@@ -152,9 +152,9 @@ def test_the_operations_of_changes_are_read_as_by_the_generated_reader() -> None
     changes = [{"before": None, "after": row, "op": "c"}, {"before": row, "after": None, "op": "d"}]
     for sent in (changes, changes[:1], changes[1:]):
         raws = [written(schema, each) for each in sent]
-        for wanted in ([Wanted(("after", "n"), "integer"), None], [None, None]):
+        for wanted in ([WantedMember(("after", "n"), "integer"), None], [None, None]):
             rows, ops = columns_reader(schema, wanted, row_of(2), within=("after",), op=("op",))(raws)
-            assert (rows, ops) == generate(schema, wanted, type(rows[0]), within=("after",), op=("op",))(raws)
+            assert (rows, ops) == generate_reader(schema, wanted, type(rows[0]), within=("after",), op=("op",))(raws)
 
 
 @pytest.mark.parametrize(
@@ -172,4 +172,4 @@ def test_creating_a_reader_of_an_unsupported_type_is_an_error(kind: Any, path: S
     fields = [{"name": "f", "type": kind}, {"name": "g", "type": "string"}]
     schema = schema_of({"type": "record", "name": "R", "fields": fields})
     with pytest.raises(UnsupportedError):
-        columns_reader(schema, [Wanted(path, wanted, SCALE)], row_of(1))
+        columns_reader(schema, [WantedMember(path, wanted, SCALE)], row_of(1))

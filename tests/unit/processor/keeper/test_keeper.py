@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.times import rfc3339, rfc3339_ms
-from tidemill_processor.blame import is_fault, reason
 from tidemill_processor.database import Database
-from tidemill_processor.keeper.duties import Duty, Trials
-from tidemill_processor.keeper.health import standing
+from tidemill_processor.errors import error_text, is_permanent
+from tidemill_processor.keeper.duties import Duty, DutyRunner
+from tidemill_processor.keeper.health import keeper_health
 from tidemill_processor.keeper.keeper import Duties, Keeper
 from tidemill_processor.publish.live import (
     CHANGE_BYTES,
@@ -31,11 +31,11 @@ from tidemill_processor.publish.live import (
     MAX_ROWS,
     STREAM_BYTES,
     STREAM_LENGTH,
-    Live,
+    LiveSender,
     _pieces,
 )
 from tidemill_processor.publish.producer import PublishFailed
-from tidemill_processor.windows.reader import Cut, WindowReader
+from tidemill_processor.windows.reader import WindowFilter, WindowReader
 from tidemill_processor.windows.salvage import Salvage
 
 SCAN, PUBLISH = Duty("scan", "sales", 1), Duty("publish", "visits", 2)
@@ -44,7 +44,7 @@ EPOCH, MS = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(milliseconds=1)
 
 
 class Connection:
-    """A Postgres connection that records the statements of trials and searches."""
+    """A Postgres connection that records the statements of duties and searches."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -69,7 +69,7 @@ def connection() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("error", "fault"),
+    ("error", "permanent"),
     [
         (psycopg.errors.NumericValueOutOfRange("overflow"), True),
         (psycopg.errors.UndefinedColumn("no such column"), True),
@@ -89,18 +89,20 @@ def connection() -> Any:
         (ConnectionRefusedError(), False),
     ],
 )
-def test_an_error_of_data_or_code_is_a_fault_and_an_unavailable_server_is_none(error: Exception, fault: bool) -> None:
-    assert is_fault(error) == fault
-    assert "\n" not in reason(error)
-    assert reason(error)
+def test_an_error_of_data_or_code_is_permanent_but_an_unavailable_server_is_not(
+    error: Exception, permanent: bool
+) -> None:
+    assert is_permanent(error) == permanent
+    assert "\n" not in error_text(error)
+    assert error_text(error)
 
 
 class Stage:
-    """Trials with a manual clock."""
+    """A duty runner with a manual clock."""
 
     def __init__(self) -> None:
         self.now, self.connection = 0.0, connection()
-        self.trials = Trials('"s"', lambda: self.now)
+        self.runner = DutyRunner('"s"', lambda: self.now)
 
     def run(self, duty: Duty, error: Exception | None = None) -> int:
         def work() -> int:
@@ -108,14 +110,14 @@ class Stage:
                 raise error
             return 7
 
-        return self.trials.run(self.connection, duty, work)
+        return self.runner.run(self.connection, duty, work)
 
 
 def test_a_failing_duty_does_not_stop_another_duty() -> None:
     stage = Stage()
     assert stage.run(SCAN, OverflowError("int too large")) == 0
     assert stage.run(PUBLISH) == 7
-    assert list(stage.trials.troubles) == [SCAN]
+    assert list(stage.runner.failures) == [SCAN]
     assert stage.connection.executed[0] == ("INSERT", ("sales", 1, "scan", "OverflowError: int too large"))
 
 
@@ -125,18 +127,18 @@ def test_a_failing_duty_is_retried_after_growing_pauses(error: Exception, most: 
     stage, waits, last = Stage(), [], 0.0
     for _ in range(12):
         stage.run(SCAN, error)
-        trouble = stage.trials.trouble(SCAN)
-        assert trouble is not None
-        waits.append(trouble.again_at - stage.now)
-        stage.now = trouble.again_at - 0.01
-        tries = trouble.tries
+        failure = stage.runner.failure(SCAN)
+        assert failure is not None
+        waits.append(failure.retry_at - stage.now)
+        stage.now = failure.retry_at - 0.01
+        tries = failure.tries
         stage.run(SCAN, error)
-        assert cast(Any, stage.trials.trouble(SCAN)).tries == tries
-        stage.now, last = trouble.again_at, waits[-1]
+        assert cast(Any, stage.runner.failure(SCAN)).tries == tries
+        stage.now, last = failure.retry_at, waits[-1]
     assert waits == sorted(waits)
     assert (waits[0], last) == (0.5, most)
     assert stage.run(SCAN) == 7
-    assert stage.trials.troubles == {}
+    assert stage.runner.failures == {}
     assert stage.connection.executed[-1] == ("DELETE", ("sales", 1, "scan"))
 
 
@@ -154,40 +156,40 @@ def test_a_lost_connection_ends_the_pass() -> None:
     stage.connection.closed = True
     with pytest.raises(psycopg.OperationalError):
         stage.run(SCAN, psycopg.OperationalError("gone"))
-    assert stage.trials.troubles == {}
+    assert stage.runner.failures == {}
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a defect"), OverflowError("x"), psycopg.OperationalError("away")])
 def test_no_error_ends_the_thread_of_the_keeper(error: Exception) -> None:
     """The error is reported, and the next pass runs."""
-    raised, worked, seen = threading.Event(), threading.Event(), []
+    raised, worked, reports = threading.Event(), threading.Event(), []
 
     def duties(_: Any) -> Duties:
         if not raised.is_set():
             raised.set()
             raise error
-        seen.append(standing(keeper))
+        reports.append(keeper_health(keeper))
         worked.set()
         raise error
 
-    keeper = Keeper(connection, duties, Trials('"s"'), 0.01)
+    keeper = Keeper(connection, duties, DutyRunner('"s"'), 0.01)
     keeper.start()
     assert worked.wait(10)
     assert keeper.is_alive()
     keeper.stop()
-    assert seen[0].fields["keeper"] == reason(error)
-    assert seen[0].degraded
+    assert reports[0].fields["keeper"] == error_text(error)
+    assert reports[0].degraded
     # Health also reports that the thread has ended.
     keeper.error = ""
-    assert "has ended" in standing(keeper).fields["keeper"]
+    assert "has ended" in keeper_health(keeper).fields["keeper"]
 
 
 def test_health_names_the_aggregation_and_the_reason() -> None:
-    keeper = Keeper(connection, cast(Any, None), Trials('"s"'), 1.0)
-    assert standing(keeper).fields == dict.fromkeys(("keeper", "closing", "scanning", "publishing", "live"), "ok")
-    assert not standing(keeper).degraded
-    keeper.trials.run(connection(), PUBLISH, lambda: 1 // 0)
-    report = standing(keeper)
+    keeper = Keeper(connection, cast(Any, None), DutyRunner('"s"'), 1.0)
+    assert keeper_health(keeper).fields == dict.fromkeys(("keeper", "closing", "scanning", "publishing", "live"), "ok")
+    assert not keeper_health(keeper).degraded
+    keeper.runner.run(connection(), PUBLISH, lambda: 1 // 0)
+    report = keeper_health(keeper)
     assert report.degraded
     assert report.fields["publishing"].startswith("visits: ZeroDivisionError: ")
     assert report.fields["scanning"] == "ok"
@@ -201,26 +203,31 @@ class Reader:
     def __init__(self, rows: dict[tuple[str, int], Any], bad: set[tuple[str, int, str]], broken: bool) -> None:
         self.rows, self.bad, self.broken, self.queries = rows, bad, broken, 0
 
-    def query(self, cut: Cut) -> Any:
-        return cut
+    def query(self, window_filter: WindowFilter) -> Any:
+        return window_filter
 
-    def fetch(self, _: Any, cut: Cut) -> Iterator[tuple[Any, ...]]:
+    def fetch(self, _: Any, window_filter: WindowFilter) -> Iterator[tuple[Any, ...]]:
         self.queries += 1
         if self.broken:
             raise psycopg.errors.UndefinedColumn("no such column")
         for (group, start), values in sorted(self.rows.items(), key=lambda row: row[0][1]):
-            if not (cut.first_ms or 0) <= start <= (2**62 if cut.last_ms is None else cut.last_ms):
+            if (
+                not (window_filter.first_ms or 0)
+                <= start
+                <= (2**62 if window_filter.last_ms is None else window_filter.last_ms)
+            ):
                 continue
-            if cut.depth and _hash(group) & (2**cut.depth - 1) != cut.bits:
+            if window_filter.depth and _hash(group) & (2**window_filter.depth - 1) != window_filter.bits:
                 continue
-            if any((group, start, name) in self.bad for name in self.metrics if name not in cut.without):
+            if any((group, start, name) in self.bad for name in self.metrics if name not in window_filter.null_metrics):
                 raise psycopg.errors.NumericValueOutOfRange("value out of range: overflow")
             values_read = [
-                None if name in cut.without else value for name, value in zip(self.metrics, values, strict=True)
+                None if name in window_filter.null_metrics else value
+                for name, value in zip(self.metrics, values, strict=True)
             ]
             yield (group, EPOCH + start * MS, *values_read)
 
-    def window(self, row: tuple[Any, ...], unread: dict[str, str] | None = None) -> list[Any]:
+    def convert_row(self, row: tuple[Any, ...], unread: dict[str, str] | None = None) -> list[Any]:
         values = list(row)
         for index, name in enumerate(self.metrics, 2):
             if values[index] == "damaged":
@@ -239,7 +246,7 @@ def salvaged(
     rows: dict[tuple[str, int], Any], bad: set[tuple[str, int, str]], *, broken: bool = False
 ) -> tuple[dict[tuple[str, str], list[Any]], Salvage, int]:
     reader = Reader(rows, bad, broken)
-    salvage = Salvage(connection(), cast(WindowReader, reader), cast(Callable[[Cut], Any], reader.query))
+    salvage = Salvage(connection(), cast(WindowReader, reader), cast(Callable[[WindowFilter], Any], reader.query))
     windows = {(row[0], row[1]): row[3:] for row in salvage.rows()}
     return windows, salvage, reader.queries
 
@@ -290,11 +297,11 @@ def test_an_error_of_the_whole_table_is_raised() -> None:
 def test_a_change_is_split_into_entries_of_bounded_size() -> None:
     """All rows are kept in order. A change that is far too large has no entries."""
     rows = [b"x" * 1_000 for _ in range(600)]
-    cut = _pieces(rows)
-    assert cut is not None
-    assert len(cut) == 3
-    assert all(sum(len(bytes(row)) for row in piece) <= ENTRY_BYTES for piece in cut)
-    assert [bytes(row) for piece in cut for row in piece] == rows
+    pieces = _pieces(rows)
+    assert pieces is not None
+    assert len(pieces) == 3
+    assert all(sum(len(bytes(row)) for row in piece) <= ENTRY_BYTES for piece in pieces)
+    assert [bytes(row) for piece in pieces for row in piece] == rows
     assert _pieces([]) == [[]]
     assert _pieces([b"x" * (ENTRY_BYTES + 1)]) is None
     assert _pieces([b"x"] * (MAX_ROWS + 1)) is None
@@ -320,7 +327,7 @@ class Redis:
 def test_a_stream_is_bounded_in_bytes_and_entries() -> None:
     names, stream = SimpleNamespace(namespace="n", name="p"), Redis()
     database, config = cast(Database, None), cast(PipelineConfig, names)
-    live = Live(database, [], config, cast(redis.Redis, stream), lambda call, *a, **k: call(*a, **k))
+    live = LiveSender(database, [], config, cast(redis.Redis, stream), lambda call, *a, **k: call(*a, **k))
     for size in (10, 200_000):
         for _ in range(STREAM_LENGTH + 1_000 if size == 10 else 2 * STREAM_BYTES // size):
             live._send({"rows": "x" * size})

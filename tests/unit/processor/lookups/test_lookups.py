@@ -13,13 +13,13 @@ import pytest
 
 from tidemill_contract.resource.documents import load_documents
 from tidemill_contract.resource.spec import PipelineSpec
-from tidemill_contract.resource.validate import check
+from tidemill_contract.resource.validate import check_document
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_processor.lookups import table as tables
 from tidemill_processor.lookups.files import FileSource
 from tidemill_processor.lookups.lookups import Lookups, PolledLookup, lookups_of
 from tidemill_processor.lookups.postgres import PostgresSource
-from tidemill_processor.lookups.table import GONE, KEY, Contents, LookupFault, Table
+from tidemill_processor.lookups.table import DELETED, KEY, LookupFault, Table, TableBuilder
 from tidemill_processor.lookups.topic import TopicReader
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -178,11 +178,11 @@ def test_the_last_record_of_a_key_in_a_topic_sets_or_deletes_its_row() -> None:
     of = spec({"topic": "default.plans"}, [{"name": "label", "type": "string"}], on="id")
     assert of.lookups is not None
     reader = TopicReader(of, of.lookups[0])
-    contents = Contents(reader.schema)
+    contents = TableBuilder(reader.schema)
 
     def apply(*sent: Any) -> list[str | None]:
         contents.apply(reader.changes(sent))
-        return contents.table().join(pl.DataFrame({"id": [1, 2, 3, None]}), "id")["label"].to_list()
+        return contents.snapshot().join(pl.DataFrame({"id": [1, 2, 3, None]}), "id")["label"].to_list()
 
     first = [Sent(b"1", b'{"label": "a"}'), Sent(b"2", b'{"label": "b"}'), Sent(b"1", b'{"label": "c"}')]
     assert apply(*first) == ["c", "b", None, None]
@@ -196,32 +196,32 @@ def test_the_last_record_of_a_key_in_a_topic_sets_or_deletes_its_row() -> None:
 
 
 def test_a_join_sees_changes_before_and_after_they_are_merged_into_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_LARGE", 100)
-    monkeypatch.setattr(tables, "_CHANGES", 300)
-    contents = Contents(pl.Schema({KEY: pl.Int64(), "v": pl.Int64()}))
+    monkeypatch.setattr(tables, "_SEMI_JOIN_ROWS", 100)
+    monkeypatch.setattr(tables, "_MAX_CHANGES", 300)
+    contents = TableBuilder(pl.Schema({KEY: pl.Int64(), "v": pl.Int64()}))
     expected: dict[int, int] = {}
     events = pl.DataFrame({"id": [*range(0, 1_000, 3), None], "v0": range(335)})
     for turn in range(40):
         keys = [(turn * 97 + i * 31) % 1_000 for i in range(60)]
         deletions = [key % 7 == turn % 7 for key in keys]
-        contents.apply(pl.DataFrame({KEY: keys, "v": [turn] * 60, GONE: deletions}))
+        contents.apply(pl.DataFrame({KEY: keys, "v": [turn] * 60, DELETED: deletions}))
         expected |= dict.fromkeys(keys, turn)
         for key, deleted in zip(keys, deletions, strict=True):
             if deleted:
                 expected.pop(key, None)
-        joined = contents.table().join(events, "id")
+        joined = contents.snapshot().join(events, "id")
         assert joined.select(events.columns).equals(events)
         assert joined["v"].to_list() == [expected.get(key) for key in events["id"]]
 
 
 def test_a_lookup_with_too_many_rows_or_bytes_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "MOST_ROWS", 2)
+    monkeypatch.setattr(tables, "MAX_ROWS", 2)
     with pytest.raises(LookupFault, match="has more than 2 rows \\(the limit of a lookup\\); load fewer rows"):
         loaded(tmp_path, f"{HEADER}a,1,,\nb,1,,\nc,1,,\n")
-    contents = Contents(pl.Schema({KEY: pl.Int64()}))
+    contents = TableBuilder(pl.Schema({KEY: pl.Int64()}))
     with pytest.raises(LookupFault, match="the limit of a lookup"):
-        contents.apply(pl.DataFrame({KEY: [1, 2, 3], GONE: [False] * 3}))
-    monkeypatch.setattr(tables, "MOST_BYTES", 10)
+        contents.apply(pl.DataFrame({KEY: [1, 2, 3], DELETED: [False] * 3}))
+    monkeypatch.setattr(tables, "MAX_BYTES", 10)
     with pytest.raises(LookupFault, match="uses more than 0 MiB of memory \\(the limit of a lookup\\); load fewer"):
         loaded(tmp_path, f"{HEADER}a,1,,\n")
 
@@ -282,7 +282,7 @@ def test_an_unreachable_postgres_is_an_error_with_its_address_and_without_its_pa
     with pytest.raises(LookupFault, match="refused") as error:
         source.load()
     assert not isinstance(error.value.__cause__, psycopg.Error)
-    assert source.place == "Postgres 127.0.0.1:9/shop, table Shop.plans"
+    assert source.source_name == "Postgres 127.0.0.1:9/shop, table Shop.plans"
     assert "secret" not in str(error.value)
 
 
@@ -300,7 +300,7 @@ def test_health_reports_a_lookup_that_is_not_loaded_or_outdated(tmp_path: Path) 
     (row,) = lookups.dependencies()
     assert (row.name, row.ok, row.required) == ("lookup plans", False, True)
     assert f"file plans.csv of the ConfigMap plans ({tmp_path}/plans.csv): is being read" in row.detail
-    assert lookups.troubles() == {"plans": None}
+    assert lookups.problems() == {"plans": None}
     (tmp_path / "plans.csv").write_text(f"{HEADER}a,1,,x\n")
     source = lookups._lookups[0].source
     assert isinstance(source, PolledLookup)
@@ -310,13 +310,13 @@ def test_health_reports_a_lookup_that_is_not_loaded_or_outdated(tmp_path: Path) 
     assert lookups.ready
     assert lookups.join(frame)["label"].to_list() == ["x", None]
     assert lookups.dependencies()[0].ok
-    assert lookups.troubles() == {"plans": {}}
+    assert lookups.problems() == {"plans": {}}
     source.confirmed_at -= 60
     source.error = "gone"
     (row,) = lookups.dependencies()
     assert (row.ok, row.required) == (False, False)
     assert "gone; outdated: events get rows that are 60 s old" in row.detail
-    assert lookups.troubles() == {"plans": {"stale lookup": row.detail}}
+    assert lookups.problems() == {"plans": {"stale lookup": row.detail}}
     assert lookups_of(config(of.model_copy(update={"lookups": None})), WorkloadSettings()) is None
 
 
@@ -334,4 +334,4 @@ spec:
     - {{name: a, window: {{type: tumbling, size: 1m}}, metrics: [{{name: orders, function: count}}]}}
 """ + "".join(f"  {line}\n" for line in snippet.splitlines())
     (document,) = load_documents(text)
-    assert check(document)[1] == []
+    assert check_document(document)[1] == []

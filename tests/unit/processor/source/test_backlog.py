@@ -19,7 +19,7 @@ _partitions = itertools.count(1_000_000)
 class Topic(SimpleNamespace):
     """The attributes of the source that the backlog reads."""
 
-    def end_read(self, partition: int) -> int:
+    def last_end_reached(self, partition: int) -> int:
         return int(self.read.get(partition, -1))
 
 
@@ -41,7 +41,7 @@ def test_the_backlog_is_the_distance_from_the_committed_position_to_the_end() ->
     assert (backlog.events, lag(a), lag(b)) == (5, 5, 0)
     backlog.measure({a: 500, b: 700}, 2.0)  # The committed positions have not changed.
     assert (backlog.events, lag(a), lag(b)) == (1170, 490, 680)
-    assert (backlog.news(), backlog.news()) == (({a: 500, b: 700}, 2.0), None)
+    assert (backlog.take_new_ends(), backlog.take_new_ends()) == (({a: 500, b: 700}, 2.0), None)
     positions[a] = Position(500, 1)
     topic.assigned = frozenset([a])
     backlog.measure({a: 500}, 3.0)

@@ -44,7 +44,7 @@ def topic(*answers: int | KafkaException) -> tuple[TopicAdmin, Any]:
 def test_a_partition_whose_leader_does_not_answer_has_no_end(fault: int | KafkaException) -> None:
     """The partition must not count as read to its end. A new client looks up the leaders again."""
     topic_admin, client = topic(10, fault)
-    assert topic_admin.ends({("t", 0): 0, ("t", 1): 1}) == {0: 10}
+    assert topic_admin.end_offsets({("t", 0): 0, ("t", 1): 1}) == {0: 10}
     assert topic_admin._admin is not client
 
 
@@ -52,10 +52,10 @@ def test_a_partition_whose_leader_does_not_answer_has_no_end(fault: int | KafkaE
 def test_an_error_is_raised_if_no_partition_has_an_end(answers: tuple[int | KafkaException, ...]) -> None:
     topic_admin, _ = topic(*answers)
     with pytest.raises(KafkaException):
-        topic_admin.ends({("t", 0): 0, ("t", 1): 1})
+        topic_admin.end_offsets({("t", 0): 0, ("t", 1): 1})
 
 
 def test_the_client_is_kept_if_all_leaders_answer() -> None:
     topic_admin, client = topic(10, 0)
-    assert topic_admin.ends({("t", 0): 0, ("t", 1): 1}) == {0: 10, 1: 0}
+    assert topic_admin.end_offsets({("t", 0): 0, ("t", 1): 1}) == {0: 10, 1: 0}
     assert topic_admin._admin is client

@@ -45,8 +45,8 @@ def source(messages: list[Message], meanwhile: Callable[[Source], None] = lambda
         "_ends_read": {},
         "_seeks": Seeks(),
         "_staged": False,
-        "_several": False,
-        "_outdated": False,
+        "_multi_topic": False,
+        "_connection_changed": False,
     }
     return polling
 
@@ -59,33 +59,35 @@ def lose(polling: Source) -> None:
 def test_records_of_partitions_that_are_lost_during_the_call_are_dropped() -> None:
     polling = source([Message(), Message(AWAY)], lose)
     polled = polling.poll(10, 0.0)
-    assert (polled.messages, polled.failed, polling.assigned) == ([], None, frozenset())
+    assert (polled.messages, polled.error, polling.assigned) == ([], None, frozenset())
 
 
 def test_a_fatal_error_is_reported_although_partitions_are_lost() -> None:
     """Kafka's client reports a fatal error only once."""
     polled = source([Message(), Message(FATAL)], lose).poll(10, 0.0)
-    assert (polled.messages, polled.failed) == ([], FATAL)
+    assert (polled.messages, polled.error) == ([], FATAL)
 
 
 def test_a_fatal_error_takes_precedence_over_other_errors() -> None:
     polled = source([Message(AWAY), Message(FATAL), Message(AWAY)]).poll(10, 0.0)
-    assert polled.failed == FATAL
+    assert polled.error == FATAL
 
 
 def test_a_topic_that_was_created_again_is_read_by_a_new_consumer() -> None:
     """The old consumer would use the leaders of the deleted topic. The first topic needs no new consumer."""
     renewed, assignment = list[str](), Assignment.__new__(Assignment)
     ids = iter(["a", "a", "b", "b"])
-    nothing: Any = SimpleNamespace(answered=lambda _: None, note=lambda _: None, untaken=lambda *_: frozenset())
-    assignment._kafka, assignment._coverage, assignment._lookup = nothing, nothing, nothing
-    assignment._topic_ids, assignment._several = {}, False
+    nothing: Any = SimpleNamespace(
+        record_answer=lambda _: None, update=lambda _: None, unread_partitions=lambda *_: frozenset()
+    )
+    assignment._kafka, assignment._rejoiner, assignment._position_store = nothing, nothing, nothing
+    assignment._topic_ids, assignment._multi_topic = {}, False
     assignment._source = SimpleNamespace(  # type: ignore[assignment]
         assigned=frozenset({0}),
         describe=lambda: {"t": (next(ids), 1)},
-        renew=lambda: renewed.append(assignment._topic_ids["t"]),
+        replace_consumer=lambda: renewed.append(assignment._topic_ids["t"]),
         slots=OneTopic("t"),
     )
     for _ in range(4):
         assignment._check_topic(nothing)
-    assert (renewed, assignment._ids) == (["a"], {0: "b"})
+    assert (renewed, assignment._slot_topic_ids) == (["a"], {0: "b"})

@@ -16,20 +16,20 @@ from typing import Any, cast
 import pytest
 
 from tidemill_contract.events.fields import MAX_EVENT_BYTES
-from tidemill_contract.events.verdicts import QUARANTINE_PREFIX, InvalidEvent
+from tidemill_contract.events.invalid_events import QUARANTINE_PREFIX, InvalidEvent
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import AggregationRef, PipelineConfig, WorkloadSettings
-from tidemill_contract.staged import ORIGIN_HEADER, Origin, read_origin
+from tidemill_contract.stage_records import ORIGIN_HEADER, Origin, read_origin
 from tidemill_operator.processes.child import start_time
-from tidemill_processor.source.staged import StagedMessage
+from tidemill_processor.source.stage_topic import StagedMessage
 from tidemill_processor.stage.__main__ import Stage
 from tidemill_processor.stage.application import StageApplication
-from tidemill_processor.stage.attempts import Attempts, Place
+from tidemill_processor.stage.attempts import Attempts, RecordPosition
 from tidemill_processor.stage.calls import Call, CallClock, CallMemory
-from tidemill_processor.stage.child import Child
+from tidemill_processor.stage.checks import StageChecks
 from tidemill_processor.stage.function import LoadError, UserFunction
 from tidemill_processor.stage.rewriting import Rewriter
-from tidemill_processor.stage.watch import Watch
+from tidemill_processor.stage.worker_process import WorkerProcess
 from waiting import eventually
 
 CONFIG = PipelineConfig(
@@ -252,11 +252,11 @@ def test_a_record_that_the_stage_gives_up_is_refused_with_the_reason(tmp_path: P
 def test_a_call_in_shared_memory_is_visible_through_another_descriptor() -> None:
     stage = CallMemory()
     worker = CallMemory(os.dup(stage.descriptor))
-    assert (stage.call.runs, stage.call.imports) == (False, True)
+    assert (stage.call.is_running, stage.call.is_import) == (False, True)
     worker.begin(3, 1042)
-    assert (stage.call.runs, stage.call.partition, stage.call.offset) == (True, 3, 1042)
+    assert (stage.call.is_running, stage.call.partition, stage.call.offset) == (True, 3, 1042)
     worker.end()
-    assert (stage.call.runs, stage.call.offset) == (False, 1042)
+    assert (stage.call.is_running, stage.call.offset) == (False, 1042)
     worker.close()
     stage.close()
 
@@ -269,15 +269,15 @@ def test_the_age_of_a_call_grows_by_at_most_a_second_between_looks() -> None:
 
 
 def test_a_record_is_given_up_after_three_attempts_and_retried_after_an_edit() -> None:
-    attempts, place, other = Attempts(), Place("t", 3, 1042), Place("t", 3, 1043)
-    messages = [attempts.failed(at, "it ran for 30 s") for at in (place, other, place, place)]
+    attempts, place, other = Attempts(), RecordPosition("t", 3, 1042), RecordPosition("t", 3, 1043)
+    messages = [attempts.record_failure(at, "it ran for 30 s") for at in (place, other, place, place)]
     assert [text.partition(";")[0] for text in messages] == ["attempt 1 of 3", "attempt 1 of 3"] + [
         f"attempt {number} of 3" for number in (2, 3)
     ]
     assert attempts.given_up == {place: "it ran for 30 s, as in 2 attempts before"}
     attempts.forget()
     assert attempts.given_up == {}
-    assert attempts.failed(other, "it ran for 30 s").startswith("attempt 1 of 3")
+    assert attempts.record_failure(other, "it ran for 30 s").startswith("attempt 1 of 3")
 
 
 @pytest.mark.parametrize(("partitions", "each"), [(1, 300), (150, 2)])
@@ -286,14 +286,14 @@ def test_each_of_many_hanging_records_is_given_up_after_three_attempts(partition
     attempts, committed, ended = Attempts(), dict.fromkeys(range(partitions), 0), 0
     while min(committed.values()) < each:
         stage, at = object.__new__(StageApplication), dict(committed)
-        stage._given_up = {(place.partition, place.offset): why for place, why in attempts.given_up.items()}
+        stage._given_up = {(position.partition, position.offset): why for position, why in attempts.given_up.items()}
         stage._context = cast(Any, SimpleNamespace(commit_checkpoint=lambda at=at, **_: committed.update(at)))
         for partition in random.Random(ended).sample(range(partitions), partitions):
             while (partition, offset := at[partition]) in stage._given_up:
                 at[partition] += 1
-                stage._processed("events", partition, offset)
+                stage._on_processed("events", partition, offset)
             if offset < each:
-                attempts.failed(Place("t", partition, offset), "it ran for 1 s")
+                attempts.record_failure(RecordPosition("t", partition, offset), "it ran for 1 s")
                 ended += 1
                 break
         assert ended <= 3 * partitions * each
@@ -320,7 +320,7 @@ def test_an_import_that_hangs_is_reported_and_killed(
     thread = threading.Thread(target=stage.run)
     thread.start()
     try:
-        message = eventually(lambda: stage.waits, what="the import is reported", seconds=60)
+        message = eventually(lambda: stage.wait_reason, what="the import is reported", seconds=60)
         assert re.fullmatch(
             r"the import of enrich\.py ran for 1 s \(enrich\.py, line [12]\); it is imported again", message
         )
@@ -356,33 +356,33 @@ def test_processes_that_a_function_starts_are_killed_with_the_worker(
     environment = {"PIPELINE": "orders", "CONFIG_DIR": tmp_path, "STAGE_DIR": tmp_path, "KAFKA_BROKERS": "127.0.0.1:9"}
     for name, value in environment.items():
         monkeypatch.setenv(f"TIDEMILL_{name}", str(value))
-    child, pids = Child({}, lambda _: None), tmp_path / "pids"
+    worker, pids = WorkerProcess({}, lambda _: None), tmp_path / "pids"
     try:
         eventually(
             lambda: pids.exists() and pids.read_text().endswith("end"), what="the function has forked", seconds=30
         )
-        eventually(lambda: child.exit_code == 3 or child.call.runs, what="the worker hangs or has ended")
+        eventually(lambda: worker.exit_code == 3 or worker.call.is_running, what="the worker hangs or has ended")
         began = time.monotonic()
     finally:
-        child.kill()
+        worker.kill()
     assert time.monotonic() - began < 3  # A process that lives on does not block the reader of the reports.
-    assert not child._reader.is_alive()
+    assert not worker._reader.is_alive()
     for pid in pids.read_text().split()[:-1]:
         eventually(lambda pid=pid: start_time(int(pid)) is None, what=f"process {pid} has ended", seconds=3)
 
 
-def watched(file: Path, changes: Counter[str]) -> Watch:
+def file_checks(file: Path, changes: Counter[str]) -> StageChecks:
     none = cast(Any, None)
-    return Watch(file, none, none, waits=str, changed=lambda: changes.update(["changed"]))
+    return StageChecks(file, none, none, wait_reason=str, on_change=lambda: changes.update(["changed"]))
 
 
 def test_a_changed_file_is_detected_and_a_missing_file_is_ignored(tmp_path: Path) -> None:
     function, changes = returning(tmp_path, "event"), Counter[str]()
-    watch = watched(function.path, changes)
-    for text, seen in ((None, 0), (b"def enrich(event):\n    return event\n", 0), (b"", 1)):
+    checks = file_checks(function.path, changes)
+    for text, count in ((None, 0), (b"def enrich(event):\n    return event\n", 0), (b"", 1)):
         function.path.unlink() if text is None else function.path.write_bytes(text)
-        watch.look_at_file()
-        assert changes.total() == seen
+        checks.check_file()
+        assert changes.total() == count
 
 
 def test_a_change_of_an_imported_module_is_detected(tmp_path: Path) -> None:
@@ -391,10 +391,10 @@ def test_a_change_of_an_imported_module_is_detected(tmp_path: Path) -> None:
     (tmp_path / "other_shops.py").write_text("")
     function = loaded(tmp_path, "import shop_regions\ndef enrich(event):\n    return event\n")
     assert function.imported == [helper]
-    watch = watched(function.path, changes)
-    watch.imported = (helper,)
-    watch.look_at_file()
-    for text, seen in ((helper.read_text(), 0), (None, 0), ("NAMES = {1: 'south'}", 1)):
+    checks = file_checks(function.path, changes)
+    checks.imported = (helper,)
+    checks.check_file()
+    for text, count in ((helper.read_text(), 0), (None, 0), ("NAMES = {1: 'south'}", 1)):
         helper.unlink() if text is None else helper.write_text(text)
-        watch.look_at_file()
-        assert changes.total() == seen
+        checks.check_file()
+        assert changes.total() == count

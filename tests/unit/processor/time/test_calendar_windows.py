@@ -14,7 +14,7 @@ import pytest
 from kafka_records import records
 from oracle.events import Event
 from oracle.model import NO_CUT, Entry, Version
-from tidemill_contract.functions.partials import AggregationLayout, layout
+from tidemill_contract.functions.partials import AggregationLayout, build_layout
 from tidemill_contract.resource.spec import AnomalySpec, PipelineSpec
 from tidemill_contract.times import epoch_ms, rfc3339_ms
 from tidemill_processor.batches.reader import BatchReader
@@ -53,18 +53,18 @@ def counted(
 ) -> tuple[AggregationLayout, Aggregated]:
     """Return events as a processor aggregates them."""
     spec = pipeline(window, **further)
-    plan = layout(spec.aggregations[0], {})
+    layout = build_layout(spec.aggregations[0], {})
     frame = BatchReader(spec).read(records(*({"ts": ts} for ts in times)), NOW_MS).frame
-    return plan, aggregate(frame, plan, closed_until=closed, epochs={})
+    return layout, aggregate(frame, layout, closed_until=closed, epochs={})
 
 
-def windows_of(plan: AggregationLayout, aggregated: Aggregated) -> Counter[int]:
+def windows_of(layout: AggregationLayout, aggregated: Aggregated) -> Counter[int]:
     """Return the number of events of each window, by the window's start."""
     counts: Counter[int] = Counter()
-    after = aggregated.rows["_after_ms"].to_list() if plan.hopping else [NO_CUT] * aggregated.rows.height
+    after = aggregated.rows["_after_ms"].to_list() if layout.is_hopping else [NO_CUT] * aggregated.rows.height
     for pane, count, cut in zip(aggregated.rows["_pane"], aggregated.rows["_count"], after, strict=True):
-        starts = [plan.grid.shift(pane, -back) for back in range(plan.panes)]
-        counts.update({start: count for start in starts if plan.end_of(start) > cut})
+        starts = [layout.grid.shift(pane, -back) for back in range(layout.panes)]
+        counts.update({start: count for start in starts if layout.end_of(start) > cut})
     return counts
 
 
@@ -93,7 +93,7 @@ def test_events_are_in_the_same_windows_and_late_as_in_the_model(window: dict[st
             assert all(plan.end_of(start) <= version.shut for start in missed_starts)
             assert plan.end_of(plan.grid.shift(missed_starts[-1], 1)) > version.shut or missed_starts[-1] == pane
         reopening = sum(version.end_of(time) <= (closed or 0) for time in times) if reopens else 0
-        assert aggregated.reopening == reopening
+        assert aggregated.reopening_count == reopening
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ def observe(partition: PartitionTime, *times: int, now: int = T0) -> PartitionTi
     return partition.observe(times, max_advance_ms=DAY, now_ms=now)
 
 
-def seen(partition: int, maximum: int | None, *, last: int = T0, confirmed: int | None = None) -> PartitionTime:
+def partition_time(
+    partition: int, maximum: int | None, *, last: int = T0, confirmed: int | None = None
+) -> PartitionTime:
     return PartitionTime(partition, maximum, (), last, confirmed)
 
 
@@ -59,7 +61,7 @@ def test_observed_times_raise_the_maximum_unless_they_are_suspect(
 
 
 def test_a_jump_of_event_time_counts_if_the_wall_clock_advanced_as_far() -> None:
-    partition = seen(0, T0, last=T0)
+    partition = partition_time(0, T0, last=T0)
     assert observe(partition, T0 + 3 * DAY, now=T0 + 3 * DAY).maximum == T0 + 3 * DAY
 
 
@@ -83,17 +85,17 @@ def test_the_maximum_never_falls_and_does_not_depend_on_batches(times: list[int]
 
 
 def test_the_watermark_is_the_least_maximum_of_active_partitions() -> None:
-    reader = step(ReaderTime(), seen(0, 5_000), seen(1, 3_000), now=T0 + 1)
+    reader = step(ReaderTime(), partition_time(0, 5_000), partition_time(1, 3_000), now=T0 + 1)
     assert reader.watermark == 3_000
 
 
 def test_maxdisorder_is_subtracted_from_the_watermark() -> None:
-    reader = advance(ReaderTime(), [seen(0, 9_000)], max_disorder_ms=5_000, idle_timeout_ms=IDLE, now_ms=T0)
+    reader = advance(ReaderTime(), [partition_time(0, 9_000)], max_disorder_ms=5_000, idle_timeout_ms=IDLE, now_ms=T0)
     assert reader.watermark == 4_000
 
 
 def test_the_watermark_never_falls() -> None:
-    reader = step(ReaderTime(watermark=8_000, active_since=T0), seen(0, 5_000), now=T0 + 1)
+    reader = step(ReaderTime(watermark=8_000, active_since=T0), partition_time(0, 5_000), now=T0 + 1)
     assert reader.watermark == 8_000
 
 
@@ -110,12 +112,12 @@ def test_a_partition_is_idle_if_read_to_its_end_and_silent(
     reason: str, confirmed: int | None, silent: int, expected: bool
 ) -> None:
     now = T0 + silent
-    partition = seen(0, 1, last=T0, confirmed=None if confirmed is None else now + confirmed)
+    partition = partition_time(0, 1, last=T0, confirmed=None if confirmed is None else now + confirmed)
     assert expected is is_idle(partition, ReaderTime(active_since=T0 - 1), idle_timeout_ms=IDLE, now_ms=now)
 
 
 def test_a_partition_is_not_idle_if_its_end_was_confirmed_before_its_last_event() -> None:
-    partition = seen(0, 1, last=T0, confirmed=T0 - 1)
+    partition = partition_time(0, 1, last=T0, confirmed=T0 - 1)
     assert not is_idle(partition, ReaderTime(active_since=0), idle_timeout_ms=0, now_ms=T0 + 1)
 
 
@@ -123,24 +125,26 @@ def test_a_partition_with_a_backlog_holds_the_watermark_back() -> None:
     reader = ReaderTime(active_since=T0)
     for minute in range(1, 600):
         now = T0 + minute * 60_000
-        reader = step(reader, seen(0, 10_000_000 + minute, last=now, confirmed=now), seen(1, 500), now=now)
+        reader = step(
+            reader, partition_time(0, 10_000_000 + minute, last=now, confirmed=now), partition_time(1, 500), now=now
+        )
     assert reader.watermark == 500
 
 
 def test_the_idle_timeout_begins_when_the_reader_becomes_active() -> None:
     """A partition that was empty for hours before a replay has the whole idleTimeout for its first event."""
     empty = PartitionTime(1, None, (), None, T0 + 1_000)
-    reader = step(ReaderTime(), seen(0, 7_000, last=T0, confirmed=None), empty, now=T0 + 1_000)
+    reader = step(ReaderTime(), partition_time(0, 7_000, last=T0, confirmed=None), empty, now=T0 + 1_000)
     assert reader.watermark is None
     late = T0 + IDLE + 1
-    reader = step(reader, seen(0, 9_000, last=late), replace(empty, end_confirmed_at=late), now=late)
+    reader = step(reader, partition_time(0, 9_000, last=late), replace(empty, end_confirmed_at=late), now=late)
     assert (reader.watermark, reader.candidate) == (None, 9_000)
 
 
 def test_a_candidate_counts_after_idle_partitions_were_confirmed_again() -> None:
     later = T0 + IDLE + 1_000
-    quiet = seen(1, 100, last=T0, confirmed=later)
-    busy = seen(0, 9_000, last=later)
+    quiet = partition_time(1, 100, last=T0, confirmed=later)
+    busy = partition_time(0, 9_000, last=later)
     reader = step(ReaderTime(active_since=T0), busy, quiet, now=later)
     assert reader.watermark is None
     reader = step(reader, busy, quiet, now=later + 10)
@@ -151,15 +155,15 @@ def test_a_candidate_counts_after_idle_partitions_were_confirmed_again() -> None
 
 def test_events_of_an_idle_partition_withdraw_the_candidate() -> None:
     later = T0 + IDLE + 1_000
-    busy = seen(0, 9_000, last=later)
-    reader = step(ReaderTime(active_since=T0), busy, seen(1, 100, last=T0, confirmed=later), now=later)
-    woken = seen(1, 200, last=later + 100)
+    busy = partition_time(0, 9_000, last=later)
+    reader = step(ReaderTime(active_since=T0), busy, partition_time(1, 100, last=T0, confirmed=later), now=later)
+    woken = partition_time(1, 200, last=later + 100)
     assert step(reader, busy, woken, now=later + 200).watermark == 200
 
 
 def test_the_watermark_advances_with_the_wall_clock_while_all_partitions_are_idle() -> None:
     def quiet(now: int) -> tuple[PartitionTime, PartitionTime]:
-        return seen(0, 5_000, last=T0, confirmed=now), seen(1, 2_000, last=T0, confirmed=now)
+        return partition_time(0, 5_000, last=T0, confirmed=now), partition_time(1, 2_000, last=T0, confirmed=now)
 
     at = T0 + IDLE
     reader = step(ReaderTime(active_since=T0), *quiet(at), now=at)
@@ -170,12 +174,17 @@ def test_the_watermark_advances_with_the_wall_clock_while_all_partitions_are_idl
 
 def test_the_idle_timeout_of_all_partitions_restarts_when_one_partition_gets_events() -> None:
     at = T0 + IDLE
-    reader = step(ReaderTime(active_since=T0), seen(0, 5_000, confirmed=at), seen(1, 2_000, confirmed=at), now=at)
+    reader = step(
+        ReaderTime(active_since=T0),
+        partition_time(0, 5_000, confirmed=at),
+        partition_time(1, 2_000, confirmed=at),
+        now=at,
+    )
     woken = at + 100_000
     reader = step(
         reader,
-        seen(0, 500_000, last=woken, confirmed=woken),
-        seen(1, 2_000, last=T0, confirmed=woken + 1),
+        partition_time(0, 500_000, last=woken, confirmed=woken),
+        partition_time(1, 2_000, last=T0, confirmed=woken + 1),
         now=woken + 1,
     )
     assert reader.watermark == 5_000, "events of the other partition may follow soon"

@@ -14,7 +14,7 @@ from tidemill_api.formats.base import Converters, Format, Row
 from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.query.selection import Column
 from tidemill_chassis.web.problems import Problem
-from tidemill_contract.decimals import family, scale_of
+from tidemill_contract.decimals import base_type, scale_of
 from tidemill_contract.times import read_time
 
 _TIME = pl.Datetime("us", "UTC")
@@ -22,7 +22,7 @@ _TYPES: dict[str, Any] = {
     "string": pl.String, "integer": pl.Int64, "number": pl.Float64, "boolean": pl.Boolean, "timestamp": _TIME,
     "object": pl.String,
 }  # fmt: skip
-_LEAST, _GREATEST = -(2**63), 2**63 - 1
+_MIN_INT64, _MAX_INT64 = -(2**63), 2**63 - 1
 _DIGITS = 38
 """Number of digits of Arrow's 128-bit decimals."""
 # An Arrow stream is a schema message, record batch messages, and an end mark. The end mark has eight bytes. Each Arrow
@@ -36,11 +36,11 @@ class ArrowWriter:
 
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
-        self._encoder = RowEncoder(columns, converters, of_column=_decoder)
-        self._series = [(column.name, _data_type(column), _shaper(column)) for column in columns]
-        empty = _stream(pl.DataFrame(schema={name: kind for name, kind, _ in self._series}))
-        described = int.from_bytes(empty[_MARK_BYTES : 2 * _MARK_BYTES], "little")
-        self._schema = empty[: 2 * _MARK_BYTES + described]
+        self._encoder = RowEncoder(columns, converters, make_converter=_decoder)
+        self._series = [(column.name, _data_type(column), _series_converter(column)) for column in columns]
+        empty = _ipc_stream(pl.DataFrame(schema={name: kind for name, kind, _ in self._series}))
+        metadata_bytes = int.from_bytes(empty[_MARK_BYTES : 2 * _MARK_BYTES], "little")
+        self._schema = empty[: 2 * _MARK_BYTES + metadata_bytes]
 
     def head(self) -> bytes:
         """Return the schema message of the stream."""
@@ -54,20 +54,20 @@ class ArrowWriter:
         """
         columns = zip(*map(self._encoder.values, rows), strict=True)
         frame = pl.DataFrame([
-            pl.Series(name, shape(values), dtype=kind, strict=True)
-            for (name, kind, shape), values in zip(self._series, columns, strict=True)
+            pl.Series(name, convert(values), dtype=kind, strict=True)
+            for (name, kind, convert), values in zip(self._series, columns, strict=True)
         ])  # fmt: skip
-        return _stream(frame)[len(self._schema) : -len(_END)]
+        return _ipc_stream(frame)[len(self._schema) : -len(_END)]
 
     def tail(self) -> bytes:
         """Return the end mark of the stream."""
         return _END
 
 
-def _stream(frame: pl.DataFrame) -> bytes:
-    written = io.BytesIO()
-    frame.write_ipc_stream(written, compat_level=pl.CompatLevel.oldest())
-    return written.getvalue()
+def _ipc_stream(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_ipc_stream(buffer, compat_level=pl.CompatLevel.oldest())
+    return buffer.getvalue()
 
 
 def _decoder(column: Column) -> Callable[[Any], Any] | None:
@@ -85,8 +85,8 @@ def _data_type(column: Column) -> Any:
     return pl.List(pl.Struct({member.name: _data_type(member) for member in column.members}))
 
 
-def _shaper(column: Column) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    match family(column.kind):
+def _series_converter(column: Column) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    match base_type(column.kind):
         case "decimal":
             return lambda values: [None if value is None else _decimal(column, value) for value in values]
         case "integer":
@@ -102,7 +102,7 @@ def _shaper(column: Column) -> Callable[[Sequence[Any]], Sequence[Any]]:
 
 
 def _integer(column: Column, value: int | Decimal) -> int:
-    if _LEAST <= value <= _GREATEST:
+    if _MIN_INT64 <= value <= _MAX_INT64:
         return int(value)
     raise _too_large(column, f"{int(value)} does not fit Arrow's integers of 64 bits")
 
@@ -114,9 +114,9 @@ def _decimal(column: Column, value: Any) -> Decimal:
     raise _too_large(column, f"{number:f} does not fit Arrow's decimals of {_DIGITS} digits")
 
 
-def _too_large(column: Column, why: str) -> Problem:
+def _too_large(column: Column, reason: str) -> Problem:
     remedy = "leave the column out of `metrics`, or ask for JSON, NDJSON or CSV"
-    return Problem(400, "value_too_large", f"{column.name}: {why}; {remedy}")
+    return Problem(400, "value_too_large", f"{column.name}: {reason}; {remedy}")
 
 
 def _text(value: Any) -> str | None:

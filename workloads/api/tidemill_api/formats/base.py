@@ -31,7 +31,7 @@ class Writer(Protocol):
         """Return the bytes after the last row."""
 
 
-WriterOf = Callable[[Sequence[Column], Converters], Writer]
+WriterFactory = Callable[[Sequence[Column], Converters], Writer]
 """A function that returns the writer of an answer. Its parameters are the columns and their converters."""
 
 
@@ -41,21 +41,21 @@ class Format:
 
     Attributes:
         suffix: the suffix of paths in this format, without the dot.
-        writer: the function that creates the writer of a streamed answer, or None if answers are pages.
-        of_items: whether the OpenAPI document gives the schema of one item (`itemSchema`), not of the whole body.
+        writer_factory: the function that creates the writer of a streamed answer, or None if answers are pages.
+        has_item_schema: whether the OpenAPI document describes one item (`itemSchema`), not the whole body.
     """
 
     name: str
     suffix: str
     media_type: str
     description: str
-    writer: WriterOf | None = None
+    writer_factory: WriterFactory | None = None
     aliases: tuple[str, ...] = ()
     content_type: str = ""
     schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
-    of_items: bool = False
+    has_item_schema: bool = False
 
     @property
-    def header(self) -> str:
+    def content_type_header(self) -> str:
         """The Content-Type header of answers."""
         return self.content_type or self.media_type

@@ -22,7 +22,8 @@ class CsvWriter:
     def __init__(self, columns: Sequence[Column], converters: Converters | None = None) -> None:
         self.columns = columns
         # Write decimals as numbers, because `_csv_text` puts an apostrophe before texts such as "-1".
-        self._encoder = RowEncoder(columns, converters, of_column=partial(json_converter, numbers=True))
+        make_converter = partial(json_converter, decimals_as_numbers=True)
+        self._encoder = RowEncoder(columns, converters, make_converter=make_converter)
 
     def head(self) -> bytes:
         """Return the line of column names."""

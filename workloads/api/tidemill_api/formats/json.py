@@ -9,7 +9,7 @@ import msgspec
 
 from tidemill_api.formats.base import Format
 from tidemill_api.query.selection import Column
-from tidemill_contract.decimals import family, scale_of
+from tidemill_contract.decimals import base_type, scale_of
 
 JSON = "application/json"
 FORMAT = Format(
@@ -20,15 +20,15 @@ FORMAT = Format(
 )  # fmt: skip
 
 
-def meta(columns: Sequence[Column]) -> list[dict[str, Any]]:
+def describe_columns(columns: Sequence[Column]) -> list[dict[str, Any]]:
     """Return the names and types of columns, and the scales of decimals."""
-    return [{"name": column.name, **described(column.kind)} for column in columns]
+    return [{"name": column.name, **type_info(column.kind)} for column in columns]
 
 
-def described(kind: str) -> dict[str, Any]:
+def type_info(kind: str) -> dict[str, Any]:
     """Return the type of a column for JSON, with the scale of a decimal."""
     scale = scale_of(kind)
-    return {"type": kind} if scale is None else {"type": family(kind), "scale": scale}
+    return {"type": kind} if scale is None else {"type": base_type(kind), "scale": scale}
 
 
 def page_body(
@@ -36,7 +36,7 @@ def page_body(
 ) -> bytes:
     """Return a page of rows as JSON. The arguments in `further` become members of the page."""
     return msgspec.json.encode({
-        "meta": meta(columns),
+        "meta": describe_columns(columns),
         "data": records,
         "next_cursor": next_cursor,
         "truncated": next_cursor is not None,

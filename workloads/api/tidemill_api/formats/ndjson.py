@@ -36,5 +36,5 @@ FORMAT = Format(
     "Each row is a line with the same object as in `data` of a JSON answer.",
     NdjsonWriter,
     aliases=("application/ndjson",),
-    of_items=True,
+    has_item_schema=True,
 )  # fmt: skip

@@ -15,7 +15,7 @@ QUICK_ROWS = 200
 _WORKERS = ThreadPoolExecutor(2, thread_name_prefix="encode")
 
 
-async def encoded(columns: Sequence[Column], rows: Sequence[Any], encode: Callable[[], T]) -> T:
+async def run_encoder(columns: Sequence[Column], rows: Sequence[Any], encode: Callable[[], T]) -> T:
     """Call `encode` and return its result. A call that can be slow runs in a thread."""
     if len(rows) <= QUICK_ROWS and not any(column.decode for column in columns):
         return encode()

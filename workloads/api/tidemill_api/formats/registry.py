@@ -12,12 +12,12 @@ from functools import lru_cache
 from tidemill_api import formats
 from tidemill_api.formats.base import Format
 from tidemill_api.formats.json import FORMAT as JSON_FORMAT
-from tidemill_contract.functions.registry import listed
+from tidemill_contract.functions.registry import join_names
 
 DEFAULT = JSON_FORMAT
 
 
-def _registered() -> dict[str, Format]:
+def _load_formats() -> dict[str, Format]:
     modules = (importlib.import_module(f"{formats.__name__}.{module.name}") for module in _modules())
     registered = [module.FORMAT for module in modules if isinstance(getattr(module, "FORMAT", None), Format)]
     return {fmt.suffix: fmt for fmt in [DEFAULT, *registered]}
@@ -28,10 +28,10 @@ def _modules() -> list[pkgutil.ModuleInfo]:
     return [module for module in pkgutil.iter_modules(formats.__path__) if module.name not in ("registry", "reference")]
 
 
-FORMATS = _registered()
+FORMATS = _load_formats()
 """Formats by suffix, with the default format JSON first."""
-STREAMED = [fmt for fmt in FORMATS.values() if fmt.writer is not None]
-STREAMED_NAMES = listed([fmt.name for fmt in STREAMED])
+STREAMED = [fmt for fmt in FORMATS.values() if fmt.writer_factory is not None]
+STREAMED_NAMES = join_names([fmt.name for fmt in STREAMED])
 """Names of the streamed formats for use in a sentence, such as `A, B and C`."""
 _BY_MEDIA_TYPE = {media: fmt for fmt in FORMATS.values() for media in (fmt.media_type, *fmt.aliases)}
 

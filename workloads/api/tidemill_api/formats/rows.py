@@ -8,22 +8,22 @@ from typing import Any
 
 from tidemill_api.formats.base import Converters, Row
 from tidemill_api.query.selection import Column
-from tidemill_api.query.values import encoder
+from tidemill_api.query.values import kind_converter
 from tidemill_contract.decimals import scale_of
 
 log = logging.getLogger(__name__)
 
 
-def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[Any], Any] | None:
+def json_converter(column: Column, *, decimals_as_numbers: bool | None = None) -> Callable[[Any], Any] | None:
     """Return the converter of a column's database values for JSON. If no conversion is needed, return None.
 
     Args:
         column: the column.
-        numbers: whether decimals become JSON numbers instead of texts. None means `column.numbers`.
+        decimals_as_numbers: whether decimals become JSON numbers instead of texts. None means the column's setting.
     """
-    numbers = column.numbers if numbers is None else numbers
-    decode, convert = column.decode, encoder(column.kind, numbers=numbers)
-    if column.kind == "array" and numbers and decode is not None:
+    decimals_as_numbers = column.decimals_as_numbers if decimals_as_numbers is None else decimals_as_numbers
+    decode, convert = column.decode, kind_converter(column.kind, decimals_as_numbers=decimals_as_numbers)
+    if column.kind == "array" and decimals_as_numbers and decode is not None:
         convert = _members_converter(column)
     elif scale_of(column.kind) is None:
         return decode or convert
@@ -34,12 +34,15 @@ def json_converter(column: Column, *, numbers: bool | None = None) -> Callable[[
 
 def _members_converter(column: Column) -> Callable[[Any], Any] | None:
     kinds = {member.name: member.kind for member in column.members if scale_of(member.kind) is not None}
-    converters = [(name, encoder(kind, numbers=True)) for name, kind in kinds.items()]
+    converters = [(name, kind_converter(kind, decimals_as_numbers=True)) for name, kind in kinds.items()]
 
     def convert(items: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
         if items is None:
             return None
-        return [{**item, **{name: make(item[name]) for name, make in converters if make is not None}} for item in items]
+        return [
+            {**item, **{name: to_number(item[name]) for name, to_number in converters if to_number is not None}}
+            for item in items
+        ]
 
     return convert if converters else None
 
@@ -52,11 +55,11 @@ class RowEncoder:
         columns: Sequence[Column],
         converters: Converters | None = None,
         *,
-        of_column: Callable[[Column], Callable[[Any], Any] | None] = json_converter,
+        make_converter: Callable[[Column], Callable[[Any], Any] | None] = json_converter,
     ) -> None:
         self.columns = columns
         self.names = [column.name for column in columns]
-        column_converters = [(i, (converters or {}).get(c.name) or of_column(c)) for i, c in enumerate(columns)]
+        column_converters = [(i, (converters or {}).get(c.name) or make_converter(c)) for i, c in enumerate(columns)]
         self._converters = [(index, convert) for index, convert in column_converters if convert is not None]
 
     def values(self, row: Row) -> list[Any]:

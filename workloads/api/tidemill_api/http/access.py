@@ -8,13 +8,13 @@ from tidemill_chassis.auth import QUERY_READ
 from tidemill_chassis.web.problems import not_found
 
 
-def wants_key(services: Services, name: str) -> bool:
+def requires_key(services: Services, name: str) -> bool:
     """Return whether a request for a pipeline of this name needs an API key."""
     config = services.catalog.config(name)
-    return services.catalog.guarded if config is None else config.spec.auth.required is not False
+    return services.catalog.has_protected_pipelines if config is None else config.spec.auth.required is not False
 
 
-def open_pipeline(services: Services, name: str, authorization: str | None) -> PipelineModel:
+def authorized_pipeline(services: Services, name: str, authorization: str | None) -> PipelineModel:
     """Check the API key, and return the pipeline.
 
     Raises:
@@ -25,7 +25,7 @@ def open_pipeline(services: Services, name: str, authorization: str | None) -> P
     config = services.catalog.config(name)
     if config is not None:
         services.authenticator.check(config, authorization, QUERY_READ)
-    elif services.catalog.guarded:
+    elif services.catalog.has_protected_pipelines:
         services.authenticator.refuse(authorization)
     model = services.catalog.find(name)
     if model is None:

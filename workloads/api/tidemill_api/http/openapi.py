@@ -6,12 +6,19 @@ from typing import Any
 
 from tidemill_api.formats.json import JSON
 from tidemill_api.formats.registry import FORMATS
-from tidemill_api.http.openapi_answers import RESPONSES, fresh, in_format, plain, problems, unchanged
+from tidemill_api.http.openapi_answers import (
+    RESPONSES,
+    format_response,
+    not_modified_response,
+    problems,
+    query_response,
+    uncached_response,
+)
 from tidemill_api.http.openapi_live import LIVE_SCHEMAS, live_paths
 from tidemill_api.http.openapi_parameters import (
     PARAMETER_SCHEMAS,
     listing_parameters,
-    path,
+    path_parameter,
     window_parameters,
 )
 from tidemill_api.http.openapi_schemas import SCHEMAS, STRING, ref
@@ -44,18 +51,18 @@ def document() -> dict[str, Any]:
 
 
 def _rest_paths() -> dict[str, Any]:
-    pipeline = [path("pipeline", "Name of a pipeline.")]
-    aggregation = [*pipeline, path("aggregation", "Name of an aggregation.")]
+    pipeline = [path_parameter("pipeline", "Name of a pipeline.")]
+    aggregation = [*pipeline, path_parameter("aggregation", "Name of an aggregation.")]
     base = "/v1/pipelines/{pipeline}"
     aggregate = f"{base}/aggregates/{{aggregation}}"
-    described = _get("pipeline", "A pipeline and its progress", pipeline, fresh("Pipeline"))
+    operation = _get("pipeline", "A pipeline and its progress", pipeline, query_response("Pipeline"))
     paths: dict[str, Any] = {
         "/v1/pipelines": {"get": _pipelines()},
-        base: {"get": described},
+        base: {"get": operation},
         f"{aggregate}/query": {"post": _post(aggregation)},
     }
     what = "Windows of an aggregation"
-    paths |= _forms(aggregate, "windows", what, "Window", [
+    paths |= _format_paths(aggregate, "windows", what, "Window", [
         (aggregation + window_parameters()), (aggregation + window_parameters(stream=True)),
     ])  # fmt: skip
     lists = {
@@ -65,44 +72,44 @@ def _rest_paths() -> dict[str, Any]:
     }
     for name, (summary, row, listing) in lists.items():
         parameters = [pipeline + listing_parameters(listing, stream=stream) for stream in (False, True)]
-        paths |= _forms(f"{base}/{name}", name.replace("-", "_"), summary, row, parameters)
+        paths |= _format_paths(f"{base}/{name}", name.replace("-", "_"), summary, row, parameters)
     return paths
 
 
-def _forms(at: str, name: str, summary: str, row: str, parameters: list[list[Any]]) -> dict[str, Any]:
+def _format_paths(base_path: str, name: str, summary: str, row: str, parameters: list[list[Any]]) -> dict[str, Any]:
     page = f"{row}Page"
-    paths = {at: {"get": _get(name, summary, parameters[0], fresh(page, row))}}
-    for suffix, wanted in FORMATS.items():
-        streamed = wanted.writer is not None
+    paths = {base_path: {"get": _get(name, summary, parameters[0], query_response(page, row))}}
+    for suffix, fmt in FORMATS.items():
+        streamed = fmt.writer_factory is not None
         operation = _get(
             f"{name}_{suffix}",
-            f"{summary}; as {wanted.name}",
+            f"{summary}; as {fmt.name}",
             parameters[streamed],
-            in_format(wanted, page, row),
+            format_response(fmt, page, row),
             cached=not streamed,
         )
-        paths[f"{at}.{suffix}"] = {"get": operation}
+        paths[f"{base_path}.{suffix}"] = {"get": operation}
     return paths
 
 
 def _pipelines() -> Operation:
     summary = "Pipelines that the caller may query"
-    responses = {"200": plain("PipelineList", f"{summary}."), **problems(400, 401, 403, 504)}
+    responses = {"200": uncached_response("PipelineList", f"{summary}."), **problems(400, 401, 403, 504)}
     return {"operationId": "pipelines", "summary": summary, "responses": responses}
 
 
 def _get(name: str, summary: str, parameters: list[Any], answer: Any, *, cached: bool = True) -> Operation:
-    condition = {
+    if_none_match = {
         "name": "If-None-Match", "in": "header", "schema": STRING,
         "description": "The ETag of an earlier answer. If the earlier answer is still current, the status is 304.",
     }  # fmt: skip
     return {
         "operationId": name,
         "summary": summary,
-        "parameters": [*parameters, *([condition] if cached else [])],
+        "parameters": [*parameters, *([if_none_match] if cached else [])],
         "responses": {
             "200": answer,
-            **({"304": unchanged()} if cached else {}),
+            **({"304": not_modified_response()} if cached else {}),
             **problems(400, 401, 403, 404, 503, 504),
         },
     }
@@ -115,7 +122,7 @@ def _post(parameters: list[Any]) -> Operation:
         "parameters": parameters,
         "requestBody": {"required": True, "content": {JSON: {"schema": ref("Query")}}},
         "responses": {
-            "200": fresh("WindowPage", "Window", cached=False),
+            "200": query_response("WindowPage", "Window", cached=False),
             **problems(400, 401, 403, 404, 413, 503, 504),
         },
     }
@@ -134,8 +141,11 @@ def _status_paths() -> dict[str, Any]:
                 "summary": summary,
                 "security": [],
                 "tags": ["status"],
-                "responses": {"200": plain(schema, f"{summary}."), "503": plain(schema, otherwise)},
+                "responses": {
+                    "200": uncached_response(schema, f"{summary}."),
+                    "503": uncached_response(schema, failure),
+                },
             }
         }
-        for name, (summary, schema, otherwise) in operations.items()
+        for name, (summary, schema, failure) in operations.items()
     }

@@ -37,7 +37,7 @@ _HEADERS: dict[str, tuple[str, Schema]] = {
     "Warning": ("Only for stale answers: the HTTP warning 110 (stale).", {"type": "string", "pattern": "^110 "}),
 }
 _STALE = ("Age", "Warning", "Tidemill-Stale")
-_OF_PROBLEMS = {401: "WWW-Authenticate", 503: "Retry-After"}
+_PROBLEM_HEADERS = {401: "WWW-Authenticate", 503: "Retry-After"}
 
 
 def headers(*names: str, required: Collection[str] = ()) -> dict[str, Any]:
@@ -55,51 +55,55 @@ def problems(*statuses: int) -> dict[str, Any]:
 
 def problem(status: int, description: str) -> dict[str, Any]:
     """Return the OpenAPI description of a response with problem details."""
-    always = ["Cache-Control", *filter(None, [_OF_PROBLEMS.get(status)])]
+    required = ["Cache-Control", *filter(None, [_PROBLEM_HEADERS.get(status)])]
     content = {PROBLEM_TYPE: {"schema": ref("Problem")}}
-    return {"description": description, "headers": headers(required=always), "content": content}
+    return {"description": description, "headers": headers(required=required), "content": content}
 
 
-def plain(schema: str, description: str) -> dict[str, Any]:
+def uncached_response(schema: str, description: str) -> dict[str, Any]:
     """Return the OpenAPI description of a JSON response that is never cached."""
     content = {JSON: {"schema": ref(schema)}}
     return {"description": description, "headers": headers(required=["Cache-Control"]), "content": content}
 
 
-def fresh(schema: str, row: str | None = None, *, cached: bool = True) -> dict[str, Any]:
+def query_response(schema: str, row: str | None = None, *, cached: bool = True) -> dict[str, Any]:
     """Return the OpenAPI description of a response that may come from the cache of the API."""
-    forms = _forms(schema, row)
+    content = _content(schema, row)
     names = (*(("ETag",) if cached else ()), *_STALE, *(("Tidemill-Next-Cursor",) if row else ()), "Vary")
     text = f"A page of rows as JSON. If `Accept` asks for one of {STREAMED_NAMES}, a stream of up to `limit` rows."
     return {
         "description": text if row else "The current state.",
         "headers": headers(*names, required=["Cache-Control"]),
-        "content": forms if row else {JSON: forms[JSON]},
+        "content": content if row else {JSON: content[JSON]},
     }
 
 
-def in_format(wanted: Format, schema: str, row: str) -> dict[str, Any]:
+def format_response(fmt: Format, schema: str, row: str) -> dict[str, Any]:
     """Return the OpenAPI description of a response with rows in one format, such as CSV."""
-    if wanted.writer is None:
-        return {**fresh(schema), "description": "A page of rows.", "content": {JSON: _forms(schema, row)[JSON]}}
+    if fmt.writer_factory is None:
+        return {
+            **query_response(schema),
+            "description": "A page of rows.",
+            "content": {JSON: _content(schema, row)[JSON]},
+        }
     return {
         "description": "A stream of all rows up to `limit`.",
         "headers": headers("Tidemill-Next-Cursor", required=["Cache-Control", "Content-Disposition", "Vary"]),
-        "content": {wanted.media_type: _streamed(wanted, row)},
+        "content": {fmt.media_type: _stream_schema(fmt, row)},
     }
 
 
-def _forms(schema: str, row: str | None) -> dict[str, Any]:
-    return {JSON: {"schema": ref(schema)}, **{fmt.media_type: _streamed(fmt, row) for fmt in STREAMED}}
+def _content(schema: str, row: str | None) -> dict[str, Any]:
+    return {JSON: {"schema": ref(schema)}, **{fmt.media_type: _stream_schema(fmt, row) for fmt in STREAMED}}
 
 
-def _streamed(wanted: Format, row: str | None) -> dict[str, Any]:
-    if wanted.of_items:
+def _stream_schema(fmt: Format, row: str | None) -> dict[str, Any]:
+    if fmt.has_item_schema:
         return {"itemSchema": ref(row)} if row else {}
-    return {"schema": dict(wanted.schema)}
+    return {"schema": dict(fmt.schema)}
 
 
-def unchanged() -> dict[str, Any]:
+def not_modified_response() -> dict[str, Any]:
     """Return the OpenAPI description of the response 304."""
     return {
         "description": "The answer with this ETag is still current.",

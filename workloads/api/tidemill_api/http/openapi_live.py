@@ -6,7 +6,7 @@ from typing import Any
 
 from tidemill_api.formats.json import JSON
 from tidemill_api.http.openapi_answers import headers, problem
-from tidemill_api.http.openapi_parameters import live_parameters, path
+from tidemill_api.http.openapi_parameters import live_parameters, path_parameter
 from tidemill_api.http.openapi_schemas import (
     BOOLEAN,
     INTEGER,
@@ -15,11 +15,11 @@ from tidemill_api.http.openapi_schemas import (
     TIME,
     Schema,
     array,
-    maybe,
+    nullable,
+    object_schema,
     ref,
-    structure,
 )
-from tidemill_api.live.events import MEDIA
+from tidemill_api.live.events import MEDIA_TYPE
 from tidemill_api.live.query import RESERVED
 
 _DESCRIPTION = """
@@ -61,7 +61,7 @@ _PROBLEMS = {
 
 
 def _message(kind: str, description: str, members: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Any:
-    schema = structure(description, {"type": {"const": kind}, **members}, optional)
+    schema = object_schema(description, {"type": {"const": kind}, **members}, optional)
     return {**schema, "title": kind}
 
 
@@ -81,22 +81,22 @@ LIVE_SCHEMAS: dict[str, Schema] = {
             _message(
                 "snapshot",
                 "The latest windows, oldest first.",
-                {**_ROWS, "truncated": BOOLEAN, "watermark": maybe(TIME), "closed_until": maybe(TIME)},
+                {**_ROWS, "truncated": BOOLEAN, "watermark": nullable(TIME), "closed_until": nullable(TIME)},
             ),
             _message("upsert", "Windows that have changed.", _ROWS),
             _message(
                 "progress",
                 "How far the pipeline has processed events. The client has all changes up to this point.",
                 {
-                    "watermark": maybe(TIME), "resume": STRING, "degraded": BOOLEAN,
-                    "closed_until": {"type": "object", "additionalProperties": maybe(TIME)},
+                    "watermark": nullable(TIME), "resume": STRING, "degraded": BOOLEAN,
+                    "closed_until": {"type": "object", "additionalProperties": nullable(TIME)},
                 },
             ),
             _message("reset", "Changes were missed.", {"aggregation": STRING, "reason": STRING}),
             _message("error", "An error.", {"code": STRING, "detail": STRING}, {"aggregation": STRING}),
         ],
     },
-    "LiveEvent": structure(
+    "LiveEvent": object_schema(
         "A server-sent event.",
         {
             "event": {"enum": ["hello", "snapshot", "upsert", "progress", "reset", "error"]},
@@ -112,14 +112,14 @@ def live_paths() -> dict[str, Any]:
     answer = {
         "description": "A stream of events, until the client or the server ends the connection.",
         "headers": headers(required=["Cache-Control"]),
-        "content": {MEDIA: {"itemSchema": ref("LiveEvent")}},
+        "content": {MEDIA_TYPE: {"itemSchema": ref("LiveEvent")}},
     }
     operation = {
         "operationId": "live",
         "summary": "Live changes",
         "description": _DESCRIPTION,
         "tags": ["live"],
-        "parameters": [path("pipeline", "Name of a pipeline."), *live_parameters(RESERVED)],
+        "parameters": [path_parameter("pipeline", "Name of a pipeline."), *live_parameters(RESERVED)],
         "responses": {"200": answer, **{str(status): problem(status, text) for status, text in _PROBLEMS.items()}},
     }
     return {"/v1/pipelines/{pipeline}/live": {"get": operation}}

@@ -13,9 +13,8 @@ from tidemill_api.query.parameters import MAX_FIELDS
 from tidemill_api.query.selection import MAX_IN, OPERATORS, Column
 from tidemill_contract.calendars import DAY_MS
 from tidemill_contract.duration import MAX_MS, UNITS_MS
-from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO
-from tidemill_contract.functions.registry import ZERO_FILLED
-from tidemill_contract.functions.registry import listed as joined
+from tidemill_contract.events.event_errors import SECONDS_FROM, SECONDS_TO
+from tidemill_contract.functions.registry import ZERO_FILLED, join_names
 
 _FIRST_MS, _LAST_MS = -62_135_596_800_000, 253_402_300_799_999
 """The first millisecond of the year 1, and the last millisecond of the year 9999."""
@@ -26,18 +25,18 @@ _FILTER = f"^{_COLUMN}(__({'|'.join(OPERATORS)}))?$"
 
 def _durations() -> str:
     lengths = UNITS_MS | {unit: DAY_MS * days for unit, days in {"w": 7, "mo": 31, "q": 93, "y": 372}.items()}
-    units = (f"{_up_to(min(MAX_MS // length, 999_999_999))}{unit}" for unit, length in lengths.items())
+    units = (f"{_up_to_pattern(min(MAX_MS // length, 999_999_999))}{unit}" for unit, length in lengths.items())
     return f"0({'|'.join(UNITS_MS)})|{'|'.join(units)}"
 
 
-def _up_to(most: int) -> str:
-    """Return a regular expression that matches the whole numbers from 1 to `most`."""
-    digits = str(most)
+def _up_to_pattern(maximum: int) -> str:
+    """Return a regular expression that matches the whole numbers from 1 to `maximum`."""
+    digits = str(maximum)
     patterns = [digits, *([f"[1-9][0-9]{{0,{len(digits) - 2}}}"] if len(digits) > 1 else [])]
-    for at, digit in enumerate(digits):
-        least = 0 if at else 1
-        if int(digit) > least:
-            patterns.append(f"{digits[:at]}[{least}-{int(digit) - 1}][0-9]{{{len(digits) - at - 1}}}")
+    for position, digit in enumerate(digits):
+        lowest = 0 if position else 1
+        if int(digit) > lowest:
+            patterns.append(f"{digits[:position]}[{lowest}-{int(digit) - 1}][0-9]{{{len(digits) - position - 1}}}")
     return f"({'|'.join(patterns)})"
 
 
@@ -62,28 +61,28 @@ _VALUES: dict[str, Schema] = {
 }  # fmt: skip
 
 
-def _names(schema: Schema, *, least: int = 0) -> Schema:
-    return {"type": "array", "items": schema, **({"minItems": least} if least else {})}
+def _list_schema(schema: Schema, *, min_items: int = 0) -> Schema:
+    return {"type": "array", "items": schema, **({"minItems": min_items} if min_items else {})}
 
 
-_NAMES, _ORDER = _names(NAME), _names({"type": "string", "pattern": f"^-?{_COLUMN}$"}, least=1)
+_NAMES, _ORDER = _list_schema(NAME), _list_schema({"type": "string", "pattern": f"^-?{_COLUMN}$"}, min_items=1)
 _SCALAR: Schema = {"anyOf": [TEXT, NUMBER, BOOLEAN]}
 _SCALARS: Schema = {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "maxItems": MAX_IN}]}
 
 
-def path(name: str, description: str) -> Any:
+def path_parameter(name: str, description: str) -> Any:
     """Return the OpenAPI description of a path parameter."""
     return {"name": name, "in": "path", "required": True, "description": description, "schema": STRING}
 
 
-def query(name: str, description: str, schema: Schema = STRING, *, example: Any = None) -> Any:
+def query_parameter(name: str, description: str, schema: Schema = STRING, *, example: Any = None) -> Any:
     """Return the OpenAPI description of a query parameter."""
     parameter = {"name": name, "in": "query", "description": description, "schema": schema}
-    listed = {"style": "form", "explode": False} if schema.get("type") == "array" else {}
-    return {**parameter, **listed, **({} if example is None else {"example": example})}
+    style = {"style": "form", "explode": False} if schema.get("type") == "array" else {}
+    return {**parameter, **style, **({} if example is None else {"example": example})}
 
 
-def filters(what: str, schema: Schema) -> Any:
+def filters_parameter(what: str, schema: Schema) -> Any:
     """Return the OpenAPI description of the filter parameters."""
     operators = ", ".join(f"`__{name}`" for name in OPERATORS if name != "eq")
     how = f"`column=value`, or `column` with an operator: {operators}. The values of `__in` are separated by commas."
@@ -101,19 +100,19 @@ def any_filters(reserved: Iterable[str]) -> Schema:
 
 def column_filters(columns: Iterable[Column]) -> Schema:
     """Return the schema of filters on the given columns."""
-    kinds: dict[str, list[str]] = {}
+    names_by_kind: dict[str, list[str]] = {}
     for column in columns:
         if column.comparable:
-            kinds.setdefault(column.kind, []).append(column.name)
-    compared = "|".join(name for name in OPERATORS if name not in ("in", "isnull"))
-    named = {kind: "|".join(names) for kind, names in kinds.items()}
-    patterns = {f"^({names})(__({compared}))?$": _VALUES[kind] for kind, names in named.items()}
-    patterns |= {f"^({names})__in$": _listed(kind) for kind, names in named.items()}
-    patterns[f"^({'|'.join(named.values())})__isnull$"] = BOOLEAN
+            names_by_kind.setdefault(column.kind, []).append(column.name)
+    comparisons = "|".join(name for name in OPERATORS if name not in ("in", "isnull"))
+    alternatives = {kind: "|".join(names) for kind, names in names_by_kind.items()}
+    patterns = {f"^({names})(__({comparisons}))?$": _VALUES[kind] for kind, names in alternatives.items()}
+    patterns |= {f"^({names})__in$": _comma_list_schema(kind) for kind, names in alternatives.items()}
+    patterns[f"^({'|'.join(alternatives.values())})__isnull$"] = BOOLEAN
     return {"type": "object", "patternProperties": patterns, "additionalProperties": False}
 
 
-def _listed(kind: str) -> Schema:
+def _comma_list_schema(kind: str) -> Schema:
     """Return the schema for a comma-separated list of values of a type."""
     pattern = {"integer": "[+-]?[0-9]{1,40}", "number": r"[+-]?[0-9]{1,40}(\.[0-9]+)?", "boolean": "(true|false)"}.get(
         kind
@@ -125,27 +124,28 @@ def _listed(kind: str) -> Schema:
     return TEXT if pattern is None else {"type": "string", "pattern": f"^{pattern}(,{pattern})*$"}
 
 
-def _limit(usual: int, most: int) -> Schema:
-    return {"type": "integer", "minimum": 1, "maximum": most, "default": usual}
+def _limit_schema(default: int, maximum: int) -> Schema:
+    return {"type": "integer", "minimum": 1, "maximum": maximum, "default": default}
 
 
-def _common(limit: Schema, most: int, order: str, columns: Schema) -> list[Any]:
+def _common_parameters(limit: Schema, max_rows: int, order: str, columns: Schema) -> list[Any]:
     return [
-        query("from", f"Earliest time, inclusive: {_TIMES}.", ref("Moment"), example="2013-01-01T05:00:00Z"),
-        query("to", f"Latest time, exclusive, later than `from`: {_TIMES}.", ref("Moment")),
-        query(
+        query_parameter("from", f"Earliest time, inclusive: {_TIMES}.", ref("Moment"), example="2013-01-01T05:00:00Z"),
+        query_parameter("to", f"Latest time, exclusive, later than `from`: {_TIMES}.", ref("Moment")),
+        query_parameter(
             "order",
             f"Columns to sort by, the most significant first. Name each column once. `-` before a column means"
             f" descending order. Default: {order}.",
             columns,
             example=[order],
         ),
-        query(
+        query_parameter(
             "limit",
-            f"Maximum number of rows of a JSON page, or of a stream ({STREAMED_NAMES}). Default of streams: {most}.",
+            f"Maximum number of rows of a JSON page, or of a stream ({STREAMED_NAMES}). Default of streams:"
+            f" {max_rows}.",
             limit,
         ),
-        query(
+        query_parameter(
             "cursor",
             "The `next_cursor` of an earlier answer. All other parameters except `limit` must be the same as before.",
             CURSOR,
@@ -155,51 +155,54 @@ def _common(limit: Schema, most: int, order: str, columns: Schema) -> list[Any]:
 
 def window_parameters(*, stream: bool = False) -> list[Any]:
     """Return the OpenAPI descriptions of all parameters of window queries."""
-    most = aggregate_query.MAX_STREAM_ROWS
-    limit = _limit(most, most) if stream else _limit(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT)
+    max_rows = aggregate_query.MAX_STREAM_ROWS
+    page_limit = _limit_schema(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT)
+    limit = _limit_schema(max_rows, max_rows) if stream else page_limit
     return [
-        *_common(limit, most, "window_start", _ORDER),
-        *_combined(),
-        query(
+        *_common_parameters(limit, max_rows, "window_start", _ORDER),
+        *_roll_up_parameters(),
+        query_parameter(
             "decimals",
             "The type of decimals in JSON and NDJSON: `string` (default) or `number`. Both types have all digits. Many"
             " JSON readers lose digits of numbers.",
             DECIMALS,
         ),
-        query(
+        query_parameter(
             "group_by",
             "Dimensions of the answer, separated by commas. An empty list combines all groups into one group.",
             _NAMES,
         ),
-        query("metrics", "Metrics of the answer, separated by commas. Default: all.", _names(NAME, least=1)),
-        query(
+        query_parameter(
+            "metrics", "Metrics of the answer, separated by commas. Default: all.", _list_schema(NAME, min_items=1)
+        ),
+        query_parameter(
             "closed",
             "`true` returns only closed windows, and `false` only open windows. A combined window (`granularity`) is"
             " closed when all its stored windows are closed.",
             BOOLEAN,
         ),
-        filters("Filters on dimensions and metrics", any_filters(aggregate_query.RESERVED)),
+        filters_parameter("Filters on dimensions and metrics", any_filters(aggregate_query.RESERVED)),
     ]
 
 
-def _combined() -> list[Any]:
+def _roll_up_parameters() -> list[Any]:
     return [
-        query(
+        query_parameter(
             "granularity",
             "Length of combined windows, such as `1d`: a multiple of the window size (or the hop). Weeks, months,"
             " quarters and years follow the calendar (`1w`, `1mo`, `1q`, `1y`). `all` combines all windows into one.",
             GRANULARITY,
         ),
-        query(
+        query_parameter(
             "tz",
             "Time zone of days, such as America/New_York, for a granularity in days or longer units. A day starts at"
             " the first instant of its date. Default: the time zone of the stored windows, or else UTC.",
             ZONE,
         ),
-        query(
+        query_parameter(
             "fill",
             "Adds windows without events between `from` and `to`. With `null`, their metrics are null. With `zero`,"
-            f" metrics with the functions {joined(sorted(ZERO_FILLED))} are 0. Other metrics are null even with"
+            f" metrics with the functions {join_names(sorted(ZERO_FILLED))} are 0. Other metrics are null even with"
             " `zero`.",
             FILL,
         ),
@@ -208,24 +211,26 @@ def _combined() -> list[Any]:
 
 def listing_parameters(listing: listings.Listing | None, *, stream: bool = False) -> list[Any]:
     """Return the OpenAPI descriptions of all parameters of a listing."""
-    time = listing.time if listing else "event_time"
+    time = listing.time_column if listing else "event_time"
     columns = listing.columns if listing else listings.EVENT_COLUMNS
     names = [column.name for column in columns if column.comparable]
-    order = _names({"enum": [*names, *(f"-{name}" for name in names)]}, least=1)
+    order = _list_schema({"enum": [*names, *(f"-{name}" for name in names)]}, min_items=1)
     what = f"Filters on {', '.join(names)}" if listing else "Filters on the fields of the events"
     schema = column_filters(columns) if listing else any_filters(listings.RESERVED)
-    most = listings.MAX_STREAM_ROWS
-    limit = _limit(most, most) if stream else _limit(listings.DEFAULT_LIMIT, listings.MAX_LIMIT)
-    return [*_common(limit, most, f"-{time}", order), filters(what, schema)]
+    max_rows = listings.MAX_STREAM_ROWS
+    limit = _limit_schema(max_rows, max_rows) if stream else _limit_schema(listings.DEFAULT_LIMIT, listings.MAX_LIMIT)
+    return [*_common_parameters(limit, max_rows, f"-{time}", order), filters_parameter(what, schema)]
 
 
 def live_parameters(reserved: Collection[str]) -> list[Any]:
     """Return the OpenAPI descriptions of all parameters of live routes."""
     what = "Filters on group columns. A filter applies to each aggregation that has the column"
-    filter_parameter = filters(what, any_filters(reserved))
+    filter_parameter = filters_parameter(what, any_filters(reserved))
     return [
-        query("aggregations", "Names of aggregations, separated by commas. Default: all.", _names(NAME, least=1)),
-        query("resume", "The `resume` of the latest `progress` message."),
+        query_parameter(
+            "aggregations", "Names of aggregations, separated by commas. Default: all.", _list_schema(NAME, min_items=1)
+        ),
+        query_parameter("resume", "The `resume` of the latest `progress` message."),
         {
             "name": "Last-Event-ID", "in": "header", "schema": STRING,
             "description": "The same value as `resume`. Browsers send this header when an event source reconnects.",
@@ -248,7 +253,7 @@ QUERY: Schema = {
         "metrics": _NAMES,
         "closed": BOOLEAN,
         "order": _ORDER,
-        "limit": _limit(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT),
+        "limit": _limit_schema(aggregate_query.DEFAULT_LIMIT, aggregate_query.MAX_LIMIT),
         "cursor": CURSOR,
     },
     "maxProperties": MAX_FIELDS,

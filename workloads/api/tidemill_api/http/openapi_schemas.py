@@ -14,7 +14,7 @@ Schema = dict[str, Any]
 TYPES = get_args(FieldType)
 
 
-def structure(description: str, required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+def object_schema(description: str, required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
     """Return the schema of an object with the given members."""
     return {
         "type": "object",
@@ -42,40 +42,40 @@ TIME: Schema = {"type": "string", "format": "date-time", "description": "RFC 333
 OBJECT: Schema = {"type": "object", "additionalProperties": True}
 
 
-def maybe(schema: Schema) -> Schema:
+def nullable(schema: Schema) -> Schema:
     """Return a schema that also allows null."""
     return {"anyOf": [schema, {"type": "null"}]}
 
 
 _SCALE: Schema = {"type": "integer", "minimum": 0, "description": "The number of digits after the decimal point."}
-_COLUMN = structure("A column.", {"name": STRING, "type": {"enum": [*TYPES, "object", "array"]}}, {"scale": _SCALE})
+_COLUMN = object_schema("A column.", {"name": STRING, "type": {"enum": [*TYPES, "object", "array"]}}, {"scale": _SCALE})
 _STALE: Schema = {
     "type": "boolean",
     "description": "True if the database does not answer, and the API sends an older answer.",
 }
 _CELL: dict[str, Schema] = {
-    "string": STRING, "integer": INTEGER, "number": maybe(NUMBER), "boolean": BOOLEAN, "timestamp": TIME,
+    "string": STRING, "integer": INTEGER, "number": nullable(NUMBER), "boolean": BOOLEAN, "timestamp": TIME,
     "object": {}, "array": {"type": "array"},
 }  # fmt: skip
 
 
 def _row(description: str, columns: Iterable[Column], optional: Iterable[Column] = ()) -> Schema:
-    return structure(description, _cells(columns), _cells(optional))
+    return object_schema(description, _cells(columns), _cells(optional))
 
 
 def _cells(columns: Iterable[Column]) -> dict[str, Schema]:
-    return {c.name: maybe(_CELL[c.kind]) if c.nullable and _CELL[c.kind] else _CELL[c.kind] for c in columns}
+    return {c.name: nullable(_CELL[c.kind]) if c.nullable and _CELL[c.kind] else _CELL[c.kind] for c in columns}
 
 
 def _page(what: str, row: str, required: dict[str, Schema] | None = None) -> Schema:
-    return structure(what, {**_PAGE, "data": array(ref(row)), **(required or {})}, {"stale": _STALE})
+    return object_schema(what, {**_PAGE, "data": array(ref(row)), **(required or {})}, {"stale": _STALE})
 
 
 _PAGE = {
     "meta": array(ref("Column")),
-    "next_cursor": {**maybe(STRING), "description": "The `cursor` of the next page, or null on the last page."},
+    "next_cursor": {**nullable(STRING), "description": "The `cursor` of the next page, or null on the last page."},
     "truncated": {"type": "boolean", "description": "Whether there are more rows."},
-    "stats": structure("Statistics of this answer.", {"rows": INTEGER}, {"elapsed_ms": NUMBER}),
+    "stats": object_schema("Statistics of this answer.", {"rows": INTEGER}, {"elapsed_ms": NUMBER}),
 }
 _SUMMARY = {
     "name": STRING,
@@ -85,32 +85,32 @@ _SUMMARY = {
     "events_kept": BOOLEAN,
     "auth_required": BOOLEAN,
 }
-_PARTITION = structure(
+_PARTITION = object_schema(
     "The progress of a partition.",
     {"partition": INTEGER, "epoch": INTEGER, "consumed": INTEGER, "filtered": INTEGER, "invalid": INTEGER},
     {
         "duplicates": INTEGER,
-        "next_offset": maybe(INTEGER),
-        "max_event_time": maybe(TIME),
-        "last_event_at": maybe(TIME),
-        "end_confirmed_at": maybe(TIME),
+        "next_offset": nullable(INTEGER),
+        "max_event_time": nullable(TIME),
+        "last_event_at": nullable(TIME),
+        "end_confirmed_at": nullable(TIME),
     },
 )
-_AGGREGATION = structure(
+_AGGREGATION = object_schema(
     "An aggregation, with its dimensions, its measures and its progress.",
     {
         "name": STRING,
         "version": INTEGER,
         "dimensions": array(ref("Column")),
         "measures": array(
-            structure(
+            object_schema(
                 "A metric.",
                 {
                     "name": STRING,
                     "function": STRING,
-                    "field": maybe(STRING),
-                    "where": maybe(STRING),
-                    "expression": maybe(STRING),
+                    "field": nullable(STRING),
+                    "where": nullable(STRING),
+                    "expression": nullable(STRING),
                     "type": {"enum": [*TYPES, "array"]},
                 },
                 {"scale": _SCALE},
@@ -125,29 +125,31 @@ _AGGREGATION = structure(
     },
     {
         "rev": INTEGER,
-        "closed_until": maybe(TIME),
-        "scanned_until": maybe(TIME),
-        "published_until": maybe(TIME),
+        "closed_until": nullable(TIME),
+        "scanned_until": nullable(TIME),
+        "published_until": nullable(TIME),
         "late_dead": INTEGER,
         "late_dropped": INTEGER,
     },
 )
-_DESCRIPTION = structure(
+_DESCRIPTION = object_schema(
     "A pipeline with its state.",
     {
         **_SUMMARY,
-        "watermark": maybe(TIME),
+        "watermark": nullable(TIME),
         "aggregations": array(ref("Aggregation")),
         "anomalies": array({**OBJECT, "description": "An anomaly rule, as in the pipeline's spec."}),
-        "events": structure("Whether raw events are kept, and for how long.", {"store": BOOLEAN, "retention": STRING}),
+        "events": object_schema(
+            "Whether raw events are kept, and for how long.", {"store": BOOLEAN, "retention": STRING}
+        ),
         "fields": array(
-            structure(
+            object_schema(
                 "A field of events.",
                 {"name": STRING, "type": STRING, "required": BOOLEAN, "path": STRING},
                 {"scale": _SCALE},
             )
         ),
-        "progress": structure(
+        "progress": object_schema(
             "The progress of reading the source topic.",
             {
                 "consumed": INTEGER,
@@ -158,18 +160,18 @@ _DESCRIPTION = structure(
                 "lost": array({**OBJECT, "description": "A range of unread offsets that Kafka deleted."}),
             },
         ),
-        "counts": structure("Totals.", {"anomalies": INTEGER, "dead_letters": INTEGER}),
+        "counts": object_schema("Totals.", {"anomalies": INTEGER, "dead_letters": INTEGER}),
     },
     {"stale": _STALE},
 )
-_LISTING = {name: function.item for name, function in FUNCTIONS.items() if function.item is not None}
-_LISTS = ", ".join(f"{name} is a list of {item.name}" for name, item in _LISTING.items())
-_ITEMS = {item.name: structure(item.description, dict(item.members)) for item in _LISTING.values()}
+_ITEM_BY_FUNCTION = {name: function.item for name, function in FUNCTIONS.items() if function.item is not None}
+_LISTS = ", ".join(f"{name} is a list of {item.name}" for name, item in _ITEM_BY_FUNCTION.items())
+_ITEMS = {item.name: object_schema(item.description, dict(item.members)) for item in _ITEM_BY_FUNCTION.values()}
 _VALUE: Schema = {
     "anyOf": [STRING, NUMBER, BOOLEAN, {"type": "null"}, *(array(ref(name)) for name in _ITEMS)],
 }
 SCHEMAS: dict[str, Schema] = {
-    "Problem": structure(
+    "Problem": object_schema(
         "Problem details (RFC 9457).",
         {
             "type": STRING,
@@ -184,13 +186,13 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Column": _COLUMN,
     "Window": {
-        **structure(
+        **object_schema(
             f"A row with the group columns, window_start, window_end, closed and the metrics; {_LISTS}.",
             {"window_start": TIME, "window_end": TIME, "closed": BOOLEAN},
         ),
         "additionalProperties": _VALUE,
     },
-    "WindowPage": _page("Windows.", "Window", {"watermark": maybe(TIME), "closed_until": maybe(TIME)}),
+    "WindowPage": _page("Windows.", "Window", {"watermark": nullable(TIME), "closed_until": nullable(TIME)}),
     **_ITEMS,
     "Anomaly": _row("An anomaly.", listings.ANOMALIES.columns),
     "AnomalyPage": _page("Anomalies.", "Anomaly"),
@@ -199,19 +201,19 @@ SCHEMAS: dict[str, Schema] = {
     "Event": _row("A kept event.", listings.EVENT_COLUMNS, [listings.EVENT_ELEMENT]),
     "EventPage": _page("Kept events.", "Event"),
     "Aggregation": _AGGREGATION,
-    "PipelineSummary": structure(
+    "PipelineSummary": object_schema(
         "A pipeline in a list.", {**_SUMMARY, "aggregations": array(STRING), "anomalies": array(STRING)}
     ),
-    "PipelineList": structure("Pipelines that the caller may query.", {"pipelines": array(ref("PipelineSummary"))}),
+    "PipelineList": object_schema("Pipelines that the caller may query.", {"pipelines": array(ref("PipelineSummary"))}),
     "Pipeline": _DESCRIPTION,
-    "Health": structure(
+    "Health": object_schema(
         "The state of the service and of its dependencies.",
         {
             "status": {"enum": ["healthy", "degraded", "unhealthy"]},
             "component": STRING,
             "dependencies": {
                 "type": "object",
-                "additionalProperties": structure(
+                "additionalProperties": object_schema(
                     "A dependency.",
                     {
                         "status": {"enum": ["up", "down"]},
@@ -222,5 +224,5 @@ SCHEMAS: dict[str, Schema] = {
             },
         },
     ),
-    "Flag": structure("The result of a check.", {"ok": BOOLEAN}),
+    "Flag": object_schema("The result of a check.", {"ok": BOOLEAN}),
 }

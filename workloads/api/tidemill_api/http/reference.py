@@ -41,10 +41,10 @@ def reference_routes() -> list[TemplateRoute]:
     ]
 
 
-def _page(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
+def _page(name: str, content_type: str) -> Callable[[Request], Awaitable[Response]]:
     body = (_FILES / name).read_bytes()
 
     async def page(_: Request) -> Response:
-        return Response(body, headers={**_HEADERS, "content-type": kind})
+        return Response(body, headers={**_HEADERS, "content-type": content_type})
 
     return page

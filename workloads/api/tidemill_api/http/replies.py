@@ -11,7 +11,7 @@ from contextlib import aclosing
 from starlette.responses import Response, StreamingResponse
 
 from tidemill_api import metrics
-from tidemill_api.cache import Answer, Slot
+from tidemill_api.cache import Answer, CacheEntry
 from tidemill_api.formats.json import JSON
 from tidemill_chassis.web.asgi import Receive, Scope, Send
 
@@ -22,43 +22,43 @@ Headers = list[tuple[bytes, bytes]]
 FINAL = "max-age=60"
 OPEN = "max-age=1, stale-while-revalidate=5"
 PART_BYTES = 64 * 1024
-PATIENCE_SECONDS, SLOWEST_BYTES_PER_SECOND = 8.0, 64 * 1024
-"""The API disconnects clients that stop reading for PATIENCE_SECONDS, or read below SLOWEST_BYTES_PER_SECOND."""
+MAX_PAUSE_SECONDS, MIN_BYTES_PER_SECOND = 8.0, 64 * 1024
+"""The API disconnects clients that stop reading for MAX_PAUSE_SECONDS, or read below MIN_BYTES_PER_SECOND."""
 NEXT_CURSOR = "tidemill-next-cursor"
 """The header of an incomplete stream. Its value is the cursor of the next rows."""
 STALE_WARNING = '110 - "Response is Stale"'
 
 
-def slot_headers(slot: Slot, *, shared: bool) -> Headers:
+def entry_headers(entry: CacheEntry, *, shared: bool) -> Headers:
     """Return the encoded headers of a fresh answer."""
-    if not slot.headers:
-        answer = slot.answer
-        slot.headers = [
+    if not entry.headers:
+        answer = entry.answer
+        entry.headers = [
             (b"content-type", JSON.encode()),
             (b"content-length", b"%d" % len(answer.body)),
-            *validators(answer, shared=shared),
+            *cache_headers(answer, shared=shared),
         ]
-    return slot.headers
+    return entry.headers
 
 
-def validators(answer: Answer, *, shared: bool) -> Headers:
+def cache_headers(answer: Answer, *, shared: bool) -> Headers:
     """Return the headers that the statuses 200 and 304 have in common, such as ETag."""
     control = f"{'public' if shared else 'private'}, {FINAL if answer.final else OPEN}"
     return [(b"etag", answer.etag.encode()), (b"cache-control", control.encode()), (b"vary", b"accept")]
 
 
-def matches(if_none_match: str | None, etag: str) -> bool:
+def etag_matches(if_none_match: str | None, etag: str) -> bool:
     """Return whether the client already has the answer with this ETag (weak comparison)."""
     if not if_none_match:
         return False
     if if_none_match.strip() == "*":
         return True
-    wanted = etag.removeprefix("W/")
-    return any(tag.strip().removeprefix("W/") == wanted for tag in if_none_match.split(","))
+    expected = etag.removeprefix("W/")
+    return any(tag.strip().removeprefix("W/") == expected for tag in if_none_match.split(","))
 
 
 def json_reply(
-    cached: tuple[Slot, bool], if_none_match: str | None, *, shared: bool, cacheable: bool = True
+    cached: tuple[CacheEntry, bool], if_none_match: str | None, *, shared: bool, cacheable: bool = True
 ) -> Response:
     """Return the HTTP response with a JSON answer.
 
@@ -68,15 +68,15 @@ def json_reply(
         shared: whether everybody may see the answer, so that shared caches may store it.
         cacheable: whether the answer can be cached; false for answers to POST.
     """
-    slot, stale = cached
+    entry, stale = cached
     if stale:
-        return _stale_reply(slot.answer)
-    if cacheable and matches(if_none_match, slot.answer.etag):
+        return _stale_reply(entry.answer)
+    if cacheable and etag_matches(if_none_match, entry.answer.etag):
         response = Response(status_code=304)
-        response.raw_headers = validators(slot.answer, shared=shared)
+        response.raw_headers = cache_headers(entry.answer, shared=shared)
         return response
-    response = Response(slot.answer.body)
-    response.raw_headers = list(slot_headers(slot, shared=shared))
+    response = Response(entry.answer.body)
+    response.raw_headers = list(entry_headers(entry, shared=shared))
     if not cacheable:
         response.headers["cache-control"] = "no-store"
         del response.headers["etag"]
@@ -95,36 +95,36 @@ def _stale_reply(answer: Answer) -> Response:
     return Response(body, headers=headers, media_type=JSON)
 
 
-class Slow(Exception):
+class SlowClient(Exception):
     """The error for a client that reads a stream too slowly."""
 
 
-class Allowance:
+class SendBudget:
     """Detects clients that read a streamed answer too slowly.
 
-    Each byte that the client reads adds time. The remaining time is at most PATIENCE_SECONDS.
+    Each byte that the client reads adds time. The remaining time is at most MAX_PAUSE_SECONDS.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._left = clock, PATIENCE_SECONDS
+        self._clock, self._seconds_left = clock, MAX_PAUSE_SECONDS
 
-    async def take(self, send: Awaitable[None], size: int) -> None:
+    async def await_send(self, send: Awaitable[None], size: int) -> None:
         """Wait until `send` has sent `size` bytes to the client.
 
         Raises:
-            Slow: the client reads too slowly.
+            SlowClient: the client reads too slowly.
         """
         started = self._clock()
         try:
-            async with asyncio.timeout(self._left):
+            async with asyncio.timeout(self._seconds_left):
                 await send
         except TimeoutError:
-            raise Slow from None
+            raise SlowClient from None
         waited = self._clock() - started
-        self._left = min(PATIENCE_SECONDS, max(0.0, self._left - waited) + size / SLOWEST_BYTES_PER_SECOND)
+        self._seconds_left = min(MAX_PAUSE_SECONDS, max(0.0, self._seconds_left - waited) + size / MIN_BYTES_PER_SECOND)
 
 
-class PiecesReply(StreamingResponse):
+class StreamReply(StreamingResponse):
     """A streamed answer. If the client disconnects or reads too slowly, the answer frees Postgres at once."""
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], content_type: str, headers: Mapping[str, str]) -> None:
@@ -134,18 +134,18 @@ class PiecesReply(StreamingResponse):
 
     async def stream_response(self, send: Send) -> None:
         """Send the answer in small parts. An answer to a slow client ends early, without the last chunk."""
-        allowance = Allowance()
+        budget = SendBudget()
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for piece in self._pieces:
                 for at in range(0, len(piece), PART_BYTES):
                     part = piece[at : at + PART_BYTES]
-                    await allowance.take(
+                    await budget.await_send(
                         send({"type": "http.response.body", "body": part, "more_body": True}), len(part)
                     )
-        except Slow:
+        except SlowClient:
             metrics.SLOW_READERS.inc()
-            log.warning("a stream was ended: its client read less than %d bytes per second", SLOWEST_BYTES_PER_SECOND)
+            log.warning("a stream was ended: its client read less than %d bytes per second", MIN_BYTES_PER_SECOND)
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -10,19 +10,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tidemill_api import metrics
-from tidemill_api.cache import Slot
+from tidemill_api.cache import CacheEntry
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.describe import summary
 from tidemill_api.formats.base import Format
 from tidemill_api.formats.json import JSON
 from tidemill_api.formats.registry import FORMATS, negotiate
-from tidemill_api.http.access import open_pipeline
-from tidemill_api.http.fast_path import Front, Known
-from tidemill_api.http.replies import NEXT_CURSOR, PiecesReply, json_reply
+from tidemill_api.http.access import authorized_pipeline
+from tidemill_api.http.cache_middleware import CachedRequest, CacheMiddleware
+from tidemill_api.http.replies import NEXT_CURSOR, StreamReply, json_reply
 from tidemill_api.http.routing import TemplateRoute
-from tidemill_api.query.aggregate import MEMBERS, take_query
+from tidemill_api.query.aggregate import MEMBERS, parse_query
 from tidemill_api.query.answers import Stream
-from tidemill_api.query.listings import ANOMALIES, DEAD_LETTERS, Listing, events_listing, take_listing
+from tidemill_api.query.listings import ANOMALIES, DEAD_LETTERS, Listing, events_listing, parse_listing_query
 from tidemill_api.query.parameters import MAX_BODY_BYTES, Parameters
 from tidemill_api.services import Services
 from tidemill_chassis.auth import QUERY_READ, Forbidden, Unauthorized
@@ -44,8 +44,8 @@ _LISTINGS: dict[str, Callable[[PipelineModel], Listing]] = {
 class Rest:
     """The handlers of the REST routes."""
 
-    def __init__(self, services: Services, front: Front) -> None:
-        self._services, self._front = services, front
+    def __init__(self, services: Services, cache_middleware: CacheMiddleware) -> None:
+        self._services, self._cache_middleware = services, cache_middleware
 
     def routes(self) -> list[TemplateRoute]:
         """Return all routes.
@@ -59,29 +59,29 @@ class Rest:
             *_with_suffixes(AGGREGATE, self.aggregate),
         ]
         for name in _LISTINGS:
-            routes += _with_suffixes(f"{PIPELINE}/{name}", self._lister(name))
+            routes += _with_suffixes(f"{PIPELINE}/{name}", self._listing_handler(name))
         return routes
 
     async def pipelines(self, request: Request) -> Response:
         """Answer with the pipelines that the caller may query."""
-        Parameters.from_query(request.scope["query_string"]).refuse_rest([])
-        visible, refused = [], None
+        Parameters.from_query(request.scope["query_string"]).refuse_unknown([])
+        visible, refusal = [], None
         for model in self._services.catalog.all():
             try:
                 self._services.authenticator.check(model.config, request.headers.get("authorization"), QUERY_READ)
                 visible.append(model)
             except (Unauthorized, Forbidden) as error:
-                refused = error
-        if refused is not None and not visible:
-            raise denied(refused, QUERY_READ)
+                refusal = error
+        if refusal is not None and not visible:
+            raise denied(refusal, QUERY_READ)
         body = msgspec.json.encode({"pipelines": [summary(model) for model in visible]})
         return Response(body, media_type=JSON, headers={"cache-control": "no-store"})
 
     async def pipeline(self, request: Request) -> Response:
         """Answer with the description of a pipeline."""
         model = self._model(request)
-        Parameters.from_query(request.scope["query_string"]).refuse_rest([])
-        cached = await self._services.answers.describe(model, _deadline(request))
+        Parameters.from_query(request.scope["query_string"]).refuse_unknown([])
+        cached = await self._services.answers.get_description(model, _deadline(request))
         return self._reply(request, model, cached, "pipelines")
 
     async def aggregate(self, request: Request) -> Response:
@@ -91,48 +91,50 @@ class Rest:
 
     async def query(self, request: Request) -> Response:
         """Answer with windows of an aggregation, for parameters in the request body."""
-        Parameters.from_query(request.scope["query_string"]).refuse_rest([])
+        Parameters.from_query(request.scope["query_string"]).refuse_unknown([])
         self._model(request)
         return await self._windows(request, Parameters.from_json(await _body(request), MEMBERS), _format(request))
 
-    async def _windows(self, request: Request, parameters: Parameters, wanted: Format) -> Response:
+    async def _windows(self, request: Request, parameters: Parameters, fmt: Format) -> Response:
         model = self._model(request)
         aggregation = model.aggregation(request.path_params["aggregation"])
-        query = take_query(aggregation, parameters, stream=wanted.writer is not None)
+        query = parse_query(aggregation, parameters, stream=fmt.writer_factory is not None)
         answers, deadline = self._services.answers, _deadline(request)
-        if wanted.writer is not None:
-            stream = await answers.stream_windows(model, query, wanted.writer, deadline)
-            return _stream_reply(request, stream, wanted, f"{model.name}-{aggregation.name}")
-        return self._reply(request, model, await answers.aggregates(model, query, deadline), "aggregates")
+        if fmt.writer_factory is not None:
+            stream = await answers.stream_windows(model, query, fmt.writer_factory, deadline)
+            return _stream_reply(request, stream, fmt, f"{model.name}-{aggregation.name}")
+        return self._reply(request, model, await answers.get_windows(model, query, deadline), "aggregates")
 
-    def _lister(self, name: str) -> Callable[[Request], Awaitable[Response]]:
-        listing_of = _LISTINGS[name]
+    def _listing_handler(self, name: str) -> Callable[[Request], Awaitable[Response]]:
+        make_listing = _LISTINGS[name]
 
         async def listing(request: Request) -> Response:
-            model, wanted = self._model(request), _format(request)
+            model, fmt = self._model(request), _format(request)
             parameters = Parameters.from_query(request.scope["query_string"])
-            query = take_listing(listing_of(model), parameters, stream=wanted.writer is not None)
+            query = parse_listing_query(make_listing(model), parameters, stream=fmt.writer_factory is not None)
             answers, deadline = self._services.answers, _deadline(request)
-            if wanted.writer is not None:
-                stream = await answers.stream_listing(model, query, wanted.writer, deadline)
-                return _stream_reply(request, stream, wanted, f"{model.name}-{name}")
-            return self._reply(request, model, await answers.listing(model, query, deadline), query.listing.kind)
+            if fmt.writer_factory is not None:
+                stream = await answers.stream_listing(model, query, fmt.writer_factory, deadline)
+                return _stream_reply(request, stream, fmt, f"{model.name}-{name}")
+            return self._reply(request, model, await answers.get_listing(model, query, deadline), query.listing.kind)
 
         return listing
 
     def _model(self, request: Request) -> PipelineModel:
         """Return the pipeline of the path, if the caller may query it."""
         try:
-            return open_pipeline(self._services, request.path_params["pipeline"], request.headers.get("authorization"))
+            return authorized_pipeline(
+                self._services, request.path_params["pipeline"], request.headers.get("authorization")
+            )
         except (Unauthorized, Forbidden) as error:
             raise denied(error, QUERY_READ) from None
 
-    def _reply(self, request: Request, model: PipelineModel, cached: tuple[Slot, bool], kind: str) -> Response:
+    def _reply(self, request: Request, model: PipelineModel, cached: tuple[CacheEntry, bool], kind: str) -> Response:
         metrics.EVENTS_QUERIED.labels(kind).inc(cached[0].answer.rows)
-        plain = request.method == "GET"
+        is_get = request.method == "GET"
         shared = model.config.spec.auth.required is False
-        if plain:
-            self._front.learn(request.scope, Known(model, cached[0].key, kind, shared=shared))
+        if is_get:
+            self._cache_middleware.remember(request.scope, CachedRequest(model, cached[0].key, kind, shared=shared))
         return json_reply(
             cached, request.headers.get("if-none-match"), shared=shared, cacheable=request.method != "POST"
         )
@@ -157,9 +159,9 @@ def _deadline(request: Request) -> Deadline | None:
     return Deadline(deadline.at - min(ANSWER_SECONDS, deadline.remaining() * ANSWER_SHARE), deadline.clock)
 
 
-def _stream_reply(request: Request, stream: Stream, wanted: Format, name: str) -> PiecesReply:
-    cut = {NEXT_CURSOR: stream.cursor} if stream.cursor else {}
-    return PiecesReply(stream.pieces, wanted.header, {**_disposition(request, name), **cut})
+def _stream_reply(request: Request, stream: Stream, fmt: Format, name: str) -> StreamReply:
+    cursor_header = {NEXT_CURSOR: stream.cursor} if stream.cursor else {}
+    return StreamReply(stream.pieces, fmt.content_type_header, {**_disposition(request, name), **cursor_header})
 
 
 def _disposition(request: Request, name: str) -> dict[str, str]:
@@ -168,12 +170,12 @@ def _disposition(request: Request, name: str) -> dict[str, str]:
 
 
 async def _body(request: Request) -> bytes:
-    read = bytearray()
+    body = bytearray()
     async for piece in request.stream():
-        read += piece
-        if len(read) > MAX_BODY_BYTES:
+        body += piece
+        if len(body) > MAX_BODY_BYTES:
             raise Problem(413, "body_too_large", f"the body has more than {MAX_BODY_BYTES} bytes; send fewer filters")
-    return bytes(read)
+    return bytes(body)
 
 
 async def answer_unmatched(request: Request, error: Exception) -> Response:

@@ -9,25 +9,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tidemill_api.formats.json import JSON
+from tidemill_api.health_monitor import HealthMonitor
 from tidemill_api.http.routing import TemplateRoute
-from tidemill_api.upkeep import Upkeep
-from tidemill_chassis.health import public
+from tidemill_chassis.health import public_report
 
 _NO_STORE = {"cache-control": "no-store"}
 
 
-def status_routes(upkeep: Upkeep) -> list[TemplateRoute]:
+def status_routes(health_monitor: HealthMonitor) -> list[TemplateRoute]:
     """Return the status routes, which need no API key."""
 
     async def health(_: Request) -> Response:
-        status, body = upkeep.health()
-        return _json(status, public(body))
+        status, body = health_monitor.health()
+        return _json(status, public_report(body))
 
     async def livez(_: Request) -> Response:
-        return _flag(upkeep.alive())
+        return _flag(health_monitor.alive())
 
     async def readyz(_: Request) -> Response:
-        return _flag(upkeep.ready())
+        return _flag(health_monitor.ready())
 
     handlers = {"/health": health, "/livez": livez, "/readyz": readyz}
     return [TemplateRoute(path, handler, methods=["GET"]) for path, handler in handlers.items()]

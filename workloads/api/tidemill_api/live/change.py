@@ -18,7 +18,7 @@ Row = dict[str, Any]
 MESSAGE_BYTES = 256 * 1024
 """Maximum size of the rows in a message, because common clients refuse messages over 1 MiB."""
 
-_WAITING = 16
+_MAX_WAITING = 16
 """Maximum number of split entries that wait for their missing parts."""
 
 
@@ -28,23 +28,23 @@ class RowFilter:
 
     filters: tuple[Filter, ...] = ()
 
-    def fits(self, row: Mapping[str, Any]) -> bool:
+    def matches(self, row: Mapping[str, Any]) -> bool:
         """Return whether a row passes all filters."""
-        return all(_fits(wanted, row.get(wanted.column)) for wanted in self.filters)
+        return all(_matches(column_filter, row.get(column_filter.column)) for column_filter in self.filters)
 
 
-def _fits(wanted: Filter, value: Any) -> bool:
-    if wanted.operator == "isnull":
-        return bool((value is None) == wanted.values[0])
+def _matches(column_filter: Filter, value: Any) -> bool:
+    if column_filter.operator == "isnull":
+        return bool((value is None) == column_filter.values[0])
     if value is None:
-        return wanted.operator == "ne"
-    if wanted.kind == "timestamp":
+        return column_filter.operator == "ne"
+    if column_filter.kind == "timestamp":
         value = dt.datetime.fromisoformat(value)
-    elif scale_of(wanted.kind) is not None:
+    elif scale_of(column_filter.kind) is not None:
         value = Decimal(value)
-    if wanted.operator == "in":
-        return value in wanted.values
-    return _COMPARE[wanted.operator](value, wanted.values[0])
+    if column_filter.operator == "in":
+        return value in column_filter.values
+    return _COMPARE[column_filter.operator](value, column_filter.values[0])
 
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
@@ -81,7 +81,7 @@ class Entry(msgspec.Struct, frozen=True):
     parts: int = 0
 
 
-_entry = msgspec.json.Decoder(Entry)
+_decoder = msgspec.json.Decoder(Entry)
 
 
 def read_entry(data: bytes) -> Entry:
@@ -90,7 +90,7 @@ def read_entry(data: bytes) -> Entry:
     Raises:
         ValueError: the data is not an entry, or a row has no window.
     """
-    entry = _entry.decode(data)
+    entry = _decoder.decode(data)
     if not all("window_start" in row for row in entry.rows):
         raise ValueError("a row without window_start")
     if entry.rev and not entry.revs:
@@ -98,40 +98,40 @@ def read_entry(data: bytes) -> Entry:
     return entry
 
 
-class Parts:
+class PartAssembler:
     """Joins the parts of large entries that processors have split."""
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, int | None, int], list[tuple[Row, ...]]] = {}
 
-    def take(self, entry: Entry) -> Entry | None:
+    def add(self, entry: Entry) -> Entry | None:
         """Return the complete entry, or None if more parts of the entry will follow."""
         if entry.part_of:
             key = (entry.part_of, entry.version, entry.rev)
             self._waiting.setdefault(key, []).append(entry.rows)
-            if len(self._waiting) > _WAITING:
+            if len(self._waiting) > _MAX_WAITING:
                 del self._waiting[next(iter(self._waiting))]
             return None
         if not entry.parts:
             return entry
-        before = self._waiting.pop((entry.aggregation, entry.version, entry.rev), [])
-        if len(before) != entry.parts:
+        earlier_parts = self._waiting.pop((entry.aggregation, entry.version, entry.rev), [])
+        if len(earlier_parts) != entry.parts:
             return entry
-        rows = tuple(row for rows in (*before, entry.rows) for row in rows)
+        rows = tuple(row for rows in (*earlier_parts, entry.rows) for row in rows)
         return msgspec.structs.replace(entry, rows=rows, truncated=False)
 
 
-def keyed(rows: Sequence[Row]) -> dict[Key, Row]:
+def rows_by_key(rows: Sequence[Row]) -> dict[Key, Row]:
     """Return the rows by key. A key is the JSON text of a row's group columns and `window_start`."""
     if not rows:
         return {}
     # The first columns of a row are the group columns and window_start.
     names = list(rows[0])
     key = names[: names.index("window_start") + 1]
-    return {msgspec.json.encode([_plain(row[name]) for name in key]): row for row in rows}
+    return {msgspec.json.encode([_without_negative_zero(row[name]) for name in key]): row for row in rows}
 
 
-def _plain(value: Any) -> Any:
+def _without_negative_zero(value: Any) -> Any:
     return value + 0.0 if value.__class__ is float else value
 
 
@@ -140,58 +140,60 @@ class Change:
     """The changed rows of one aggregation.
 
     Attributes:
-        label: the highest revision of this change and of earlier changes. Clients receive the label as `rev`.
+        max_rev: the highest revision of this change and of earlier changes. Clients receive it as `rev`.
     """
 
     aggregation: str
     rev: int
-    label: int
+    max_rev: int
     rows: Mapping[Key, Row]
     _encoded: dict[Key, bytes] = field(default_factory=dict, init=False, repr=False)
-    _chosen: dict[RowFilter, dict[Key, bytes]] = field(default_factory=dict, init=False, repr=False)
-    _messages: dict[RowFilter, list[bytes]] = field(default_factory=dict, init=False, repr=False)
+    _encoded_by_filter: dict[RowFilter, dict[Key, bytes]] = field(default_factory=dict, init=False, repr=False)
+    _messages_by_filter: dict[RowFilter, list[bytes]] = field(default_factory=dict, init=False, repr=False)
 
-    def chosen(self, wanted: RowFilter) -> dict[Key, bytes]:
+    def encoded_rows(self, row_filter: RowFilter) -> dict[Key, bytes]:
         """Return the encoded rows that pass a filter."""
-        texts = self._chosen.get(wanted)
+        texts = self._encoded_by_filter.get(row_filter)
         if texts is None:
-            texts = {key: self._text(key, row) for key, row in self.rows.items() if wanted.fits(row)}
-            self._chosen[wanted] = texts
+            texts = {key: self._encode_row(key, row) for key, row in self.rows.items() if row_filter.matches(row)}
+            self._encoded_by_filter[row_filter] = texts
         return texts
 
-    def _text(self, key: Key, row: Row) -> bytes:
+    def _encode_row(self, key: Key, row: Row) -> bytes:
         text = self._encoded.get(key)
         if text is None:
             text = self._encoded[key] = msgspec.json.encode(row)
         return text
 
-    def messages(self, wanted: RowFilter) -> list[bytes]:
+    def messages(self, row_filter: RowFilter) -> list[bytes]:
         """Return the `upsert` messages with the rows that pass a filter."""
-        messages = self._messages.get(wanted)
+        messages = self._messages_by_filter.get(row_filter)
         if messages is None:
-            messages = self._messages[wanted] = upserts(self.aggregation, self.label, self.chosen(wanted).values())
+            messages = self._messages_by_filter[row_filter] = upsert_messages(
+                self.aggregation, self.max_rev, self.encoded_rows(row_filter).values()
+            )
         return messages
 
 
-def upserts(aggregation: str, rev: int, rows: Iterable[bytes]) -> list[bytes]:
+def upsert_messages(aggregation: str, rev: int, rows: Iterable[bytes]) -> list[bytes]:
     """Return the `upsert` messages for encoded rows."""
     head = {"type": "upsert", "aggregation": aggregation, "rev": rev}
-    return [with_rows(head, piece) for piece in pieces(rows)]
+    return [message_with_rows(head, piece) for piece in split_rows(rows)]
 
 
-def pieces(rows: Iterable[bytes]) -> list[list[bytes]]:
+def split_rows(rows: Iterable[bytes]) -> list[list[bytes]]:
     """Split encoded rows into lists that each fit into one message, unless a single row is larger."""
     chunks: list[list[bytes]] = []
-    room = 0
+    bytes_left = 0
     for row in rows:
-        if room < len(row) or not chunks:
+        if bytes_left < len(row) or not chunks:
             chunks.append([])
-            room = MESSAGE_BYTES
+            bytes_left = MESSAGE_BYTES
         chunks[-1].append(row)
-        room -= len(row)
+        bytes_left -= len(row)
     return chunks
 
 
-def with_rows(head: Mapping[str, Any], rows: Sequence[bytes]) -> bytes:
+def message_with_rows(head: Mapping[str, Any], rows: Sequence[bytes]) -> bytes:
     """Return a JSON message with the members of `head` and the encoded rows."""
     return msgspec.json.encode(head)[:-1] + b',"rows":[' + b",".join(rows) + b"]}"

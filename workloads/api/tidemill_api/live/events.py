@@ -9,17 +9,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tidemill_api import metrics
+from tidemill_api.live.broadcaster import Broadcaster, CloseReason
+from tidemill_api.live.delivery import ClientTimeouts, Disconnected, count_server_disconnect, serve
 from tidemill_api.live.listener import Listener, Message
-from tidemill_api.live.pump import Left, Patience, count_ending, serve
-from tidemill_api.live.upstream import Ending, Upstream
 from tidemill_chassis.web.problems import Problem
 
-MEDIA = "text/event-stream"
+MEDIA_TYPE = "text/event-stream"
 RETRY_MS = 2_000
-_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no", "content-type": f"{MEDIA}; charset=utf-8"}
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no", "content-type": f"{MEDIA_TYPE}; charset=utf-8"}
 
 
-def event(message: Message) -> bytes:
+def encode_event(message: Message) -> bytes:
     """Return a message as a server-sent event."""
     identity = f"id: {message.resume}\n" if message.resume else ""
     return f"event: {message.kind}\n{identity}data: ".encode() + message.data + b"\n\n"
@@ -30,22 +30,22 @@ class EventStream(Response):
 
     def __init__(
         self,
-        upstream: Upstream,
+        broadcaster: Broadcaster,
         listener: Listener,
-        allowed: Callable[[], Ending | None],
-        patience: Patience,
-        place: AbstractContextManager[None],
+        check_access: Callable[[], CloseReason | None],
+        timeouts: ClientTimeouts,
+        reservation: AbstractContextManager[None],
     ) -> None:
         self.status_code, self.background = 200, None
         self.init_headers(_HEADERS)
-        self._upstream, self._listener, self._allowed, self._patience = upstream, listener, allowed, patience
-        self._place = place
+        self._broadcaster, self._listener, self._reservation = broadcaster, listener, reservation
+        self._check_access, self._timeouts = check_access, timeouts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the client, or answer with a problem if the limit of connections is reached."""
-        with ExitStack() as held:
+        with ExitStack() as stack:
             try:
-                held.enter_context(self._place)
+                stack.enter_context(self._reservation)
             except Problem as problem:
                 await problem.response()(scope, receive, send)
                 return
@@ -54,30 +54,30 @@ class EventStream(Response):
     async def _serve(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": b"retry: %d\n\n" % RETRY_MS, "more_body": True})
-        connections = metrics.LIVE_CONNECTIONS.labels("sse")
-        connections.inc()
+        gauge = metrics.LIVE_CONNECTIONS.labels("sse")
+        gauge.inc()
         try:
-            with self._upstream.subscribed(self._listener):
-                carrier = _Carrier(receive, send)
-                ending = await serve(self._listener, carrier, self._allowed, self._patience)
+            with self._broadcaster.subscription(self._listener):
+                connection = _SseConnection(receive, send)
+                close_reason = await serve(self._listener, connection, self._check_access, self._timeouts)
                 # Do not send the last chunk to a slow client, which would not read it.
-                if ending is not None and ending.code != "slow_client":
+                if close_reason is not None and close_reason.code != "slow_client":
                     await send({"type": "http.response.body", "body": b""})
         finally:
-            connections.dec()
-        count_ending(ending)
+            gauge.dec()
+        count_server_disconnect(close_reason)
 
 
-class _Carrier:
+class _SseConnection:
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive, self._send = receive, send
 
-    async def put(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
         try:
-            await self._send({"type": "http.response.body", "body": event(message), "more_body": True})
+            await self._send({"type": "http.response.body", "body": encode_event(message), "more_body": True})
         except OSError:
-            raise Left from None
+            raise Disconnected from None
 
-    async def left(self) -> None:
+    async def wait_disconnected(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass

@@ -13,13 +13,13 @@ import msgspec
 
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.database import Connection, Database
-from tidemill_api.database_errors import DATABASE_UNAVAILABLE, as_problem, of_one_table
-from tidemill_api.describe import aggregation as describe_aggregation
-from tidemill_api.live.change import Change, Key, RowFilter, keyed, upserts
-from tidemill_api.live.database_reads import read_changed, read_standings
+from tidemill_api.database_errors import DATABASE_UNAVAILABLE, as_problem, is_table_error
+from tidemill_api.describe import describe_aggregation
+from tidemill_api.live.broadcaster import Broadcaster, CloseReason
+from tidemill_api.live.change import Change, Key, RowFilter, rows_by_key, upsert_messages
+from tidemill_api.live.database_reads import read_changed, read_table_states
 from tidemill_api.live.progress import Progress
 from tidemill_api.live.query import LiveQuery
-from tidemill_api.live.upstream import Ending, Upstream
 from tidemill_chassis.web.problems import Problem, unavailable
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 PROTOCOL = 1
 HEARTBEAT_SECONDS = 15.0
 MAX_PENDING_ROWS = 10_000
-UNREAD_SECONDS = 5.0
+UNREADABLE_RETRY_SECONDS = 5.0
 """Seconds until the API tries again to read an unreadable aggregation."""
 _UNAVAILABLE = 1013
 
@@ -55,42 +55,42 @@ class Pending:
     """The changes of one aggregation that have not been sent yet.
 
     Attributes:
-        label: the highest revision of the changes.
-        only: the change, if exactly one change is waiting.
+        max_rev: the highest revision of the changes.
+        single: the change, if exactly one change is waiting.
         rows: the revision and the encoded row of each changed window, if several changes are waiting.
     """
 
-    label: int = 0
-    only: Change | None = None
+    max_rev: int = 0
+    single: Change | None = None
     rows: dict[Key, tuple[int, bytes]] = field(default_factory=dict)
 
-    def add(self, change: Change, wanted: RowFilter) -> None:
+    def add(self, change: Change, row_filter: RowFilter) -> None:
         """Add a change, whose rows replace older rows of the same windows."""
-        self.label = max(self.label, change.label)
-        if not self.rows and self.only is None:
-            self.only = change
+        self.max_rev = max(self.max_rev, change.max_rev)
+        if not self.rows and self.single is None:
+            self.single = change
             return
-        self._spread(wanted)
-        self._merge(change, wanted)
+        self._merge_single(row_filter)
+        self._merge(change, row_filter)
 
-    def drop(self, rev: int, wanted: RowFilter) -> None:
+    def drop(self, rev: int, row_filter: RowFilter) -> None:
         """Drop the rows of revisions up to `rev`."""
-        self._spread(wanted)
+        self._merge_single(row_filter)
         self.rows = {key: row for key, row in self.rows.items() if row[0] > rev}
 
-    def messages(self, aggregation: str, wanted: RowFilter) -> list[bytes]:
+    def messages(self, aggregation: str, row_filter: RowFilter) -> list[bytes]:
         """Return the `upsert` messages with the waiting rows."""
-        if self.only is not None:
-            return self.only.messages(wanted)
-        return upserts(aggregation, self.label, (text for _, text in self.rows.values()))
+        if self.single is not None:
+            return self.single.messages(row_filter)
+        return upsert_messages(aggregation, self.max_rev, (text for _, text in self.rows.values()))
 
-    def _spread(self, wanted: RowFilter) -> None:
-        only, self.only = self.only, None
-        if only is not None:
-            self._merge(only, wanted)
+    def _merge_single(self, row_filter: RowFilter) -> None:
+        single, self.single = self.single, None
+        if single is not None:
+            self._merge(single, row_filter)
 
-    def _merge(self, change: Change, wanted: RowFilter) -> None:
-        for key, text in change.chosen(wanted).items():
+    def _merge(self, change: Change, row_filter: RowFilter) -> None:
+        for key, text in change.encoded_rows(row_filter).items():
             self.rows.pop(key, None)  # rows are sent in the order of their latest change
             self.rows[key] = (change.rev, text)
 
@@ -98,83 +98,84 @@ class Pending:
 class Listener:
     """The state of one live connection."""
 
-    def __init__(self, upstream: Upstream, database: Database, model: PipelineModel, query: LiveQuery) -> None:
-        self._upstream, self._database, self._model, self._query = upstream, database, model, query
+    def __init__(self, broadcaster: Broadcaster, database: Database, model: PipelineModel, query: LiveQuery) -> None:
+        self._broadcaster, self._database, self._model, self._query = broadcaster, database, model, query
         self._pending: dict[str, Pending] = {}
-        self._lost: dict[str, str] = {}
-        self._floors: dict[str, int] = {}
+        self._snapshot_reasons: dict[str, str] = {}
+        self._covered_revs: dict[str, int] = {}
         # For each aggregation that cannot be read: the error, and the time of the next attempt.
-        self._unread: dict[str, tuple[str, float]] = {}
-        self._sent: Progress | None = None
-        self._fault: Message | None = None
-        self._begun = False
+        self._unreadable: dict[str, tuple[str, float]] = {}
+        self._sent_progress: Progress | None = None
+        self._rejection: Message | None = None
+        self._has_begun = False
         self._wake = asyncio.Event()
         self.ended = asyncio.Event()
-        self.ending: Ending | None = None
+        self.close_reason: CloseReason | None = None
 
     def offer(self, change: Change) -> None:
         """Queue a change of a requested aggregation, unless the client already has the change."""
-        wanted = self._query.wanted.get(change.aggregation)
-        if wanted is None or change.rev <= self._floors.get(change.aggregation, 0):
+        row_filter = self._query.row_filters.get(change.aggregation)
+        if row_filter is None or change.rev <= self._covered_revs.get(change.aggregation, 0):
             return
         pending = self._pending.setdefault(change.aggregation, Pending())
-        pending.add(change, wanted)
+        pending.add(change, row_filter)
         if len(pending.rows) > MAX_PENDING_ROWS:
-            self.lose(change.aggregation, "too many changes were waiting for the client")
+            self.require_snapshot(change.aggregation, "too many changes were waiting for the client")
         self._wake.set()
 
-    def lose(self, aggregation: str, reason: str = "there were too many changes at once") -> None:
+    def require_snapshot(self, aggregation: str, reason: str = "there were too many changes at once") -> None:
         """Drop the queued changes of an aggregation. The client then gets a snapshot."""
-        if aggregation in self._query.wanted:
+        if aggregation in self._query.row_filters:
             self._pending.pop(aggregation, None)
-            self._floors.pop(aggregation, None)
-            self._lost[aggregation] = reason
+            self._covered_revs.pop(aggregation, None)
+            self._snapshot_reasons[aggregation] = reason
             self._wake.set()
 
     def advance(self, progress: Progress) -> None:
         """Wake the method `next`, which returns the queued changes and the progress."""
         self._wake.set()
 
-    def end(self, ending: Ending) -> None:
+    def end(self, close_reason: CloseReason) -> None:
         """End the connection with a reason."""
-        self.ending = self.ending or ending
+        self.close_reason = self.close_reason or close_reason
         self.ended.set()
         self._wake.set()
 
-    def object_to(self, detail: str) -> None:
+    def reject_message(self, detail: str) -> None:
         """Answer a message from the client with an error."""
-        self._fault = error_message("unexpected_message", detail)
+        self._rejection = error_message("unexpected_message", detail)
         self._wake.set()
 
     async def next(self) -> list[Message]:
         """Wait for the next messages and return them."""
-        if self._begun:
+        if self._has_begun:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), HEARTBEAT_SECONDS)
         self._wake.clear()
         try:
-            messages = await (self._catch_up() if self._begun else self._begin())
+            messages = await (self._catch_up() if self._has_begun else self._begin())
         except Exception as error:
             problem = error if isinstance(error, Problem) else as_problem(error, self._model.name)
             if problem is None:
                 raise
-            self.end(Ending(problem.code, problem.detail, _UNAVAILABLE))
+            self.end(CloseReason(problem.code, problem.detail, _UNAVAILABLE))
             messages = []
-        if self.ending is not None:
-            messages.append(error_message(self.ending.code, self.ending.detail))
+        if self.close_reason is not None:
+            messages.append(error_message(self.close_reason.code, self.close_reason.detail))
         return messages
 
     async def _begin(self) -> list[Message]:
-        if not await self._upstream.ready() and self.ending is None:
+        if not await self._broadcaster.wait_ready() and self.close_reason is None:
             raise unavailable(DATABASE_UNAVAILABLE, "the database does not answer; try again later", 5)
-        self._begun = True
+        self._has_begun = True
         messages = [self._hello()]
-        resume, lost = self._query.resume, dict.fromkeys(self._query.wanted, "")
+        resume, reasons = self._query.resume, dict.fromkeys(self._query.row_filters, "")
         if resume is not None:
-            changed = await self._resumed()
-            lost = {name: "the changes after `resume` are no longer known" for name in lost if name not in changed}
+            changed = await self._read_missed()
+            reason = "the changes after `resume` are no longer known"
+            reasons = {name: reason for name in reasons if name not in changed}
             messages += [message for changes in changed.values() for message in changes]
-        self._lost = {**lost, **self._lost}
+        self._snapshot_reasons = {**reasons, **self._snapshot_reasons}
         return messages + await self._catch_up()
 
     def _hello(self) -> Message:
@@ -184,67 +185,68 @@ class Listener:
             "protocol": PROTOCOL,
             "namespace": config.namespace,
             "pipeline": config.name,
-            "aggregations": [describe_aggregation(self._model.aggregations[name]) for name in self._query.wanted],
+            "aggregations": [describe_aggregation(self._model.aggregations[name]) for name in self._query.row_filters],
             "heartbeat_seconds": HEARTBEAT_SECONDS,
         }
         return Message("hello", msgspec.json.encode(hello))
 
-    async def _resumed(self) -> dict[str, list[Message]]:
-        marks, model = self._query.resume or {}, self._model
+    async def _read_missed(self) -> dict[str, list[Message]]:
+        positions, model = self._query.resume or {}, self._model
 
         async def work(connection: Connection) -> dict[str, tuple[int, list[Message]]]:
             changes = {}
-            for name, standing in (await read_standings(connection, model)).items():
-                wanted, mark = self._query.wanted.get(name), marks.get(name)
-                if wanted is None or mark is None or mark.table != standing.table or mark.rev > standing.state.rev:
+            for name, table_state in (await read_table_states(connection, model)).items():
+                state, oid = table_state.state, table_state.table_oid
+                row_filter, position = self._query.row_filters.get(name), positions.get(name)
+                if row_filter is None or position is None or position.table_oid != oid or position.rev > state.rev:
                     continue
                 try:
                     async with connection.transaction():
                         rows = await read_changed(
-                            connection, model.aggregations[name], standing.state, mark, filters=wanted.filters
+                            connection, model.aggregations[name], state, position, filters=row_filter.filters
                         )
                 except Exception as error:
-                    if not of_one_table(error):
+                    if not is_table_error(error):
                         raise
                     continue  # if the changes cannot be read, the client gets a snapshot
                 if rows is not None:
-                    rev = standing.state.rev
-                    texts = Change(name, rev, rev, keyed(rows)).messages(RowFilter())
-                    changes[name] = (rev, [Message("upsert", text) for text in texts])
+                    texts = Change(name, state.rev, state.rev, rows_by_key(rows)).messages(RowFilter())
+                    changes[name] = (state.rev, [Message("upsert", text) for text in texts])
             return changes
 
         read = await self._database.run(model.name, work)
-        # The rows from Postgres contain all changes up to `rev`, so `_settle` drops these changes from `_pending`.
+        # The rows from Postgres contain all changes up to `rev`, so drop these changes from `_pending`.
         for name, (rev, _) in read.items():
-            self._settle(name, rev)
+            self._drop_until(name, rev)
         return {name: messages for name, (_, messages) in read.items()}
 
-    def _settle(self, name: str, rev: int) -> None:
-        self._floors[name] = rev
+    def _drop_until(self, name: str, rev: int) -> None:
+        self._covered_revs[name] = rev
         if name in self._pending:
-            self._pending[name].drop(rev, self._query.wanted[name])
+            self._pending[name].drop(rev, self._query.row_filters[name])
 
     async def _catch_up(self) -> list[Message]:
-        messages = [self._fault] if self._fault else []
-        self._fault = None
+        messages = [self._rejection] if self._rejection else []
+        self._rejection = None
         now = time.monotonic()
-        for name in [name for name, (_, again_at) in self._unread.items() if now >= again_at]:
-            self._lost.setdefault(name, "the aggregation could not be read")
-        for name in list(self._lost):
-            reason = self._lost.pop(name)
-            rev = self._upstream.delivered(name)
+        for name in [name for name, (_, retry_at) in self._unreadable.items() if now >= retry_at]:
+            self._snapshot_reasons.setdefault(name, "the aggregation could not be read")
+        for name in list(self._snapshot_reasons):
+            reason = self._snapshot_reasons.pop(name)
+            rev = self._broadcaster.delivered_rev(name)
             try:
-                snapshot = await self._upstream.snapshots.get(self._model, name, self._query.wanted[name], rev=rev)
+                row_filter = self._query.row_filters[name]
+                snapshot = await self._broadcaster.snapshots.get(self._model, name, row_filter, rev=rev)
             except Exception as error:
-                if isinstance(error, Problem) or not of_one_table(error):
+                if isinstance(error, Problem) or not is_table_error(error):
                     raise
-                messages += self._leave_out(name, error)
+                messages += self._mark_unreadable(name, error)
                 continue
-            if self._unread.pop(name, None):
-                self._sent = None  # send a new token with the newly readable aggregation
-            if name in self._lost:
+            if self._unreadable.pop(name, None):
+                self._sent_progress = None  # send a new token with the newly readable aggregation
+            if name in self._snapshot_reasons:
                 continue  # changes were dropped during the read, so the client needs a new snapshot
-            self._settle(name, snapshot.rev)
+            self._drop_until(name, snapshot.rev)
             if reason:
                 reset = {"type": "reset", "aggregation": name, "reason": reason}
                 messages.append(Message("reset", msgspec.json.encode(reset)))
@@ -252,26 +254,28 @@ class Listener:
         # Do not `await` between reading `_pending` and `progress`. Otherwise, `progress` could include changes that
         # `messages` lacks.
         pending, self._pending = self._pending, {}
-        for name, waiting in pending.items():
-            messages += [Message("upsert", data) for data in waiting.messages(name, self._query.wanted[name])]
-        progress = self._upstream.progress
-        if not self._lost and (progress is not self._sent or not messages):
-            self._sent = progress
-            if self._unread:
-                # The client lacks the rows of aggregations in `_unread`, so the resume token omits these aggregations.
-                marks = {name: mark for name, mark in progress.marks.items() if name not in self._unread}
-                progress = replace(progress, marks=marks)
+        for name, changes in pending.items():
+            messages += [Message("upsert", data) for data in changes.messages(name, self._query.row_filters[name])]
+        progress = self._broadcaster.progress
+        if not self._snapshot_reasons and (progress is not self._sent_progress or not messages):
+            self._sent_progress = progress
+            if self._unreadable:
+                # The client lacks the rows of unreadable aggregations, so the resume token omits these aggregations.
+                positions = {
+                    name: position for name, position in progress.positions.items() if name not in self._unreadable
+                }
+                progress = replace(progress, positions=positions)
             messages.append(Message("progress", progress.message, progress.resume))
         return messages
 
-    def _leave_out(self, name: str, error: Exception) -> list[Message]:
+    def _mark_unreadable(self, name: str, error: Exception) -> list[Message]:
         problem = as_problem(error, self._model.name)
         code = problem.code if problem else "unreadable"
         text = f"{type(error).__name__}: {error}" if problem is None else problem.detail
         detail = f"{name} cannot be read now, but other aggregations can; the API tries again: {text}"
-        before = self._unread.get(name, ("", 0.0))[0]
-        self._unread[name], self._sent = (detail, time.monotonic() + UNREAD_SECONDS), None
-        if detail == before:
+        previous_detail = self._unreadable.get(name, ("", 0.0))[0]
+        self._unreadable[name], self._sent_progress = (detail, time.monotonic() + UNREADABLE_RETRY_SECONDS), None
+        if detail == previous_detail:
             return []
         log.warning("%s: %s", self._model.name, detail)
         return [error_message(code, detail, name)]

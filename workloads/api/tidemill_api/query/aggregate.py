@@ -6,27 +6,27 @@ import datetime as dt
 from dataclasses import dataclass, replace
 
 from tidemill_api.catalog import AggregationModel
-from tidemill_api.query.buckets import Bucket, take_bucket
-from tidemill_api.query.parameters import Member, Parameters
-from tidemill_api.query.selection import Column, Filter, Page, take_filters, take_page
+from tidemill_api.query.buckets import Bucket, parse_bucket
+from tidemill_api.query.parameters import BodyMember, Parameters
+from tidemill_api.query.selection import Column, Filter, Page, parse_filters, parse_page
 from tidemill_api.query.values import EPOCH, parse_time, parse_value
 from tidemill_chassis.web.problems import Problem, bad_parameter
 
 DEFAULT_LIMIT, MAX_LIMIT, MAX_STREAM_ROWS = 1_000, 10_000, 10_000_000
-MAX_FILL_POINTS, MAX_FILL_ROWS = 100_000, 1_000_000
-"""With `fill`, MAX_FILL_POINTS limits the windows of one group, and MAX_FILL_ROWS those of all groups together."""
+MAX_FILL_WINDOWS, MAX_FILL_ROWS = 100_000, 1_000_000
+"""With `fill`, MAX_FILL_WINDOWS limits the windows of one group, and MAX_FILL_ROWS those of all groups together."""
 RESERVED = (
     "from", "to", "granularity", "tz", "fill", "group_by", "metrics", "closed", "decimals", "order", "limit", "cursor",
 )  # fmt: skip
-_TEXT, _NAMES = Member((str,), "text"), Member((str,), "a list of names", listed=True)
-_TIME = Member((str, int), "RFC 3339 as text, or epoch milliseconds as a number")
+_TEXT, _NAMES = BodyMember((str,), "text"), BodyMember((str,), "a list of names", is_list=True)
+_TIME = BodyMember((str, int), "RFC 3339 as text, or epoch milliseconds as a number")
 DECIMALS = ("string", "number")
 MEMBERS = {
     **dict.fromkeys(("granularity", "tz", "fill", "decimals", "cursor"), _TEXT),
     **dict.fromkeys(("group_by", "metrics", "order"), _NAMES),
     **dict.fromkeys(("from", "to"), _TIME),
-    "closed": Member((bool,), "true or false"),
-    "limit": Member((int,), "a whole number"),
+    "closed": BodyMember((bool,), "true or false"),
+    "limit": BodyMember((int,), "a whole number"),
 }
 """Allowed types of the members in a JSON body."""
 _TIMES = {name: Column(name, "timestamp", nullable=False) for name in ("window_start", "window_end")}
@@ -54,7 +54,7 @@ class AggregateQuery:
     filters: tuple[Filter, ...]
     having: tuple[Filter, ...]
     page: Page
-    numbers: bool = False
+    decimals_as_numbers: bool = False
 
     @property
     def columns(self) -> list[Column]:
@@ -62,15 +62,17 @@ class AggregateQuery:
         groups = [self.model.groups[name] for name in self.group_by]
         metrics = [self.model.metrics[name][0] for name in self.metrics]
         columns = [*groups, *_TIMES.values(), Column("closed", "boolean", nullable=False), *metrics]
-        return [replace(column, numbers=True) for column in columns] if self.numbers else columns
+        if not self.decimals_as_numbers:
+            return columns
+        return [replace(column, decimals_as_numbers=True) for column in columns]
 
     @property
     def key(self) -> str:
         """The cache key, which is the same for queries with the same answer."""
-        return repr((self.page.fingerprint, self.page.limit, self.page.after, self.numbers))
+        return repr((self.page.fingerprint, self.page.limit, self.page.after, self.decimals_as_numbers))
 
     @property
-    def fill_points(self) -> int:
+    def windows_per_group(self) -> int:
         """The number of windows that each group has if `fill` adds all windows between `from` and `to`."""
         if self.since is None or self.until is None:
             return 0
@@ -78,72 +80,72 @@ class AggregateQuery:
         return -((self.since - self.until) // dt.timedelta(milliseconds=step))
 
     @property
-    def natural(self) -> bool:
-        """Whether the answer has the stored windows as they are, without roll-up over time or groups."""
+    def without_roll_up(self) -> bool:
+        """Whether the answer has the stored windows, without roll-up over time or groups."""
         return self.bucket is None and self.group_by == tuple(self.model.groups)
 
-    def final_by(self, closed_until_ms: int | None) -> bool:
+    def is_final(self, closed_until_ms: int | None) -> bool:
         """Return whether later events cannot change the answer."""
         if closed_until_ms is None or self.until is None or self.model.spec.late_policy == "reopen":
             return False
-        plan = self.model.layout
+        layout = self.model.layout
         # Windows that contain a stored row end at most `size_ms` after the row's `window_start`.
-        reach = 0 if self.bucket is None else self.bucket.reach_ms
-        last = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + reach + plan.size_ms
-        return last <= closed_until_ms
+        bucket_ms = 0 if self.bucket is None else self.bucket.reach_ms
+        last_end_ms = (self.until - EPOCH) // dt.timedelta(milliseconds=1) + bucket_ms + layout.size_ms
+        return last_end_ms <= closed_until_ms
 
 
-def take_query(model: AggregationModel, parameters: Parameters, *, stream: bool = False) -> AggregateQuery:
+def parse_query(model: AggregationModel, parameters: Parameters, *, stream: bool = False) -> AggregateQuery:
     """Return the query of a request.
 
     Raises:
         Problem: a parameter is unknown or wrong.
     """
-    given = Parameters(dict(parameters.given), split=True)
-    group_by = _take_group_by(model, parameters)
-    _refuse_session_roll_up(model, given, group_by)
-    metrics = _take_metrics(model, parameters)
-    since, until = parameters.parsed("from", parse_time), parameters.parsed("to", parse_time)
+    all_parameters = Parameters(dict(parameters.unread), split=True)
+    group_by = _parse_group_by(model, parameters)
+    _refuse_session_roll_up(model, all_parameters, group_by)
+    metrics = _parse_metrics(model, parameters)
+    since, until = parameters.pop_parsed("from", parse_time), parameters.pop_parsed("to", parse_time)
     if since is not None and until is not None and since >= until:
         raise bad_parameter("to", "the end must be later than the start (the parameter from)")
-    bucket = take_bucket(parameters.one("granularity"), parameters.one("tz"), model.layout)
-    fill = parameters.choice("fill", ("none", "null", "zero")) or "none"
-    closed = parameters.parsed("closed", lambda text: bool(parse_value(text, "boolean")))
-    numbers = parameters.choice("decimals", DECIMALS) == "number"
+    bucket = parse_bucket(parameters.pop_one("granularity"), parameters.pop_one("tz"), model.layout)
+    fill = parameters.pop_choice("fill", ("none", "null", "zero")) or "none"
+    closed = parameters.pop_parsed("closed", lambda text: bool(parse_value(text, "boolean")))
+    as_numbers = parameters.pop_choice("decimals", DECIMALS) == "number"
     # The parameter `a__lt=1` means `a < 1`, unless a metric is named `a__lt`.
-    answered = model.groups | {name: column for name, (column, _) in model.metrics.items()}
-    given_filters = take_filters(parameters, answered, RESERVED)
-    filters = [wanted for wanted in given_filters if wanted.column in model.groups]
-    having = [wanted for wanted in given_filters if wanted.column not in model.groups]
-    shown = {name: model.groups[name] for name in group_by} | _TIMES
-    columns = shown | {name: model.metrics[name][0] for name in metrics}
+    filterable = model.groups | {name: column for name, (column, _) in model.metrics.items()}
+    given_filters = parse_filters(parameters, filterable, RESERVED)
+    filters = [column_filter for column_filter in given_filters if column_filter.column in model.groups]
+    having = [column_filter for column_filter in given_filters if column_filter.column not in model.groups]
+    key_columns = {name: model.groups[name] for name in group_by} | _TIMES
+    columns = key_columns | {name: model.metrics[name][0] for name in metrics}
     identity = (
         model.name, model.version, group_by, metrics, since, until, bucket, fill, closed, filters, having,
     )  # fmt: skip
-    most = MAX_STREAM_ROWS if stream else MAX_LIMIT
-    page = take_page(
+    max_rows = MAX_STREAM_ROWS if stream else MAX_LIMIT
+    page = parse_page(
         parameters,
         columns,
         default_order=[("window_start", False)],
         unique=["window_start", *group_by],
-        default_limit=most if stream else DEFAULT_LIMIT,
-        max_limit=most,
+        default_limit=max_rows if stream else DEFAULT_LIMIT,
+        max_limit=max_rows,
         fingerprint=repr(identity),
     )
     allowed = [*RESERVED, *model.groups, *model.metrics, "column__eq, __ne, __in, __gte, __gt, __lte, __lt, __isnull"]
-    parameters.refuse_rest(allowed)
+    parameters.refuse_unknown(allowed)
     query = AggregateQuery(
-        model, group_by, metrics, since, until, bucket, fill, closed, tuple(filters), tuple(having), page, numbers
+        model, group_by, metrics, since, until, bucket, fill, closed, tuple(filters), tuple(having), page, as_numbers
     )
     _check_fill(query)
     return query
 
 
-def _take_group_by(model: AggregationModel, parameters: Parameters) -> tuple[str, ...]:
-    wanted = parameters.many("group_by")
-    if wanted is None:
+def _parse_group_by(model: AggregationModel, parameters: Parameters) -> tuple[str, ...]:
+    requested = parameters.pop_list("group_by")
+    if requested is None:
         return tuple(model.groups)
-    names = [name for name in wanted if name]
+    names = [name for name in requested if name]
     for name in names:
         if name not in model.groups:
             dimensions = ", ".join(model.groups) or "none"
@@ -153,28 +155,28 @@ def _take_group_by(model: AggregationModel, parameters: Parameters) -> tuple[str
     return tuple(name for name in model.groups if name in names)
 
 
-def _take_metrics(model: AggregationModel, parameters: Parameters) -> tuple[str, ...]:
-    wanted = parameters.many("metrics")
-    if wanted is None:
+def _parse_metrics(model: AggregationModel, parameters: Parameters) -> tuple[str, ...]:
+    requested = parameters.pop_list("metrics")
+    if requested is None:
         return tuple(model.metrics)
-    for name in wanted:
+    for name in requested:
         if name not in model.metrics:
             raise bad_parameter(
                 "metrics", f"{name!r} is not a metric of {model.name}; the metrics are: {', '.join(model.metrics)}"
             )
-    return tuple(dict.fromkeys(wanted))
+    return tuple(dict.fromkeys(requested))
 
 
 def _refuse_session_roll_up(model: AggregationModel, parameters: Parameters, group_by: tuple[str, ...]) -> None:
-    if not model.layout.sessions:
+    if not model.layout.has_sessions:
         return
-    why = f"{model.name} has session windows, which cannot be combined, because their times differ in each group"
+    reason = f"{model.name} has session windows, which cannot be combined, because their times differ in each group"
     for name in ("granularity", "tz"):
-        if parameters.given.get(name):
-            raise bad_parameter(name, f"{why}; leave {name} out, or query an aggregation with tumbling windows")
+        if parameters.unread.get(name):
+            raise bad_parameter(name, f"{reason}; leave {name} out, or query an aggregation with tumbling windows")
     if group_by != tuple(model.groups):
-        raise bad_parameter("group_by", f"{why}; leave group_by out, or filter by a dimension")
-    if parameters.given.get("fill", ["none"]) != ["none"]:
+        raise bad_parameter("group_by", f"{reason}; leave group_by out, or filter by a dimension")
+    if parameters.unread.get("fill", ["none"]) != ["none"]:
         raise bad_parameter("fill", f"{model.name} has session windows, which fill does not support; leave fill out")
 
 
@@ -187,20 +189,20 @@ def _check_fill(query: AggregateQuery) -> None:
         raise bad_parameter(
             "fill", "this parameter cannot be combined with filters on metrics or granularity=all; leave fill out"
         )
-    if query.fill_points > MAX_FILL_POINTS:
+    if query.windows_per_group > MAX_FILL_WINDOWS:
         raise bad_parameter(
             "fill",
-            f"there are {query.fill_points} windows between from and to; at most {MAX_FILL_POINTS} are allowed:"
+            f"there are {query.windows_per_group} windows between from and to; at most {MAX_FILL_WINDOWS} are allowed:"
             " narrow the range",
         )
 
 
-def too_filled(query: AggregateQuery, groups: int) -> Problem:
+def fill_problem(query: AggregateQuery, groups: int) -> Problem:
     """Return the problem (400) for a query in which `fill` adds too many rows."""
-    rows = groups * query.fill_points
+    rows = groups * query.windows_per_group
     return bad_parameter(
         "fill",
-        f"{groups} groups and {query.fill_points} windows between from and to make {rows} rows; at most"
+        f"{groups} groups and {query.windows_per_group} windows between from and to make {rows} rows; at most"
         f" {MAX_FILL_ROWS} are allowed: narrow from and to, filter by a dimension, or use a longer granularity"
         " or fewer dimensions in group_by",
     )

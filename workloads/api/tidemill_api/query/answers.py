@@ -13,33 +13,32 @@ from typing import Any, TypeVar
 import msgspec
 
 from tidemill_api import metrics
-from tidemill_api.cache import Answer, AnswerCache, Slot
+from tidemill_api.cache import Answer, AnswerCache, CacheEntry
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.database import Connection, Database
 from tidemill_api.database_errors import as_problem
 from tidemill_api.describe import describe
-from tidemill_api.formats.base import Writer, WriterOf
-from tidemill_api.formats.offload import encoded
+from tidemill_api.formats.base import Writer, WriterFactory
+from tidemill_api.formats.offload import run_encoder
 from tidemill_api.query import sql
-from tidemill_api.query.aggregate import MAX_FILL_ROWS, MAX_STREAM_ROWS, AggregateQuery, too_filled
-from tidemill_api.query.listings import ListingQuery, shown_row
-from tidemill_api.query.pages import State, answer_of, listing_answer, window_answer
+from tidemill_api.query.aggregate import MAX_FILL_ROWS, MAX_STREAM_ROWS, AggregateQuery, fill_problem
+from tidemill_api.query.listings import ListingQuery, row_dict
+from tidemill_api.query.pages import AggregationState, listing_answer, make_answer, window_answer
 from tidemill_api.query.selection import Binder
 from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import unavailable
 from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.functions.fill_history import FillHistory
 from tidemill_contract.tables import aggregations
 
 T = TypeVar("T")
 FETCH_ROWS = 2_000
-READ_LIMIT = 5_000
-QUICK_SECONDS = 1.0
+MAX_UNVERSIONED_TTL_SECONDS = 1.0
 """Seconds for which the cache answers requests for descriptions and listings without a query to the database."""
 
 
-async def read_state(connection: Connection, model: PipelineModel, aggregation: str, version: int) -> State:
+async def read_state(connection: Connection, model: PipelineModel, aggregation: str, version: int) -> AggregationState:
     """Read the state of an aggregation.
 
     Raises:
@@ -49,45 +48,47 @@ async def read_state(connection: Connection, model: PipelineModel, aggregation: 
     row = await cursor.fetchone()
     if row is None:
         raise unavailable("pipeline_not_ready", f"{aggregation} is not set up yet; try again in a moment", 5)
-    identity, rev, closed_until, watermark, *fed = row
-    feeds = Feeds.read(*fed)
+    identity, rev, closed_until, watermark, *history = row
+    fill_history = FillHistory.read(*history)
     # A new spec can give the same names a new meaning. The identity therefore contains the generation of the spec.
-    return State(f"{identity}/{model.config.generation}/{feeds.layout}", rev, closed_until, watermark, feeds)
+    return AggregationState(
+        f"{identity}/{model.config.generation}/{fill_history.layout_number}", rev, closed_until, watermark, fill_history
+    )
 
 
 async def read_windows(
-    connection: Connection, query: AggregateQuery, state: State
+    connection: Connection, query: AggregateQuery, state: AggregationState
 ) -> tuple[list[tuple[Any, ...]], str]:
     """Return the rows and the SQL of a query. More than `limit` rows mean that another page follows."""
-    reduced = sql.narrowed(_over(query, state))
+    reduced = sql.narrow_to_cursor(_mask_incomplete(query, state))
     binder = Binder()
     horizon = sql.horizon_sql(reduced, binder)
     if horizon is not None:
         cursor = await connection.execute(horizon, binder.values)
         row = await cursor.fetchone()
-        reduced = sql.within(reduced, row[0] if row else None)
+        reduced = sql.limit_to_horizon(reduced, row[0] if row else None)
     binder = Binder()
     text = sql.statement(reduced, binder, state.closed_until)
     cursor = await connection.execute(text, binder.values)
     rows = await cursor.fetchall()
     if not rows:
-        await _check_fill(connection, reduced)
+        await _check_fill_rows(connection, reduced)
     return rows, text
 
 
-async def _check_fill(connection: Connection, query: AggregateQuery) -> None:
+async def _check_fill_rows(connection: Connection, query: AggregateQuery) -> None:
     if query.fill == "none":
         return
     binder = Binder()
-    cursor = await connection.execute(sql.filled_groups_sql(query, binder), binder.values)
+    cursor = await connection.execute(sql.count_groups_sql(query, binder), binder.values)
     row = await cursor.fetchone()
     groups = row[0] if row else 0
-    if groups * query.fill_points > MAX_FILL_ROWS:
-        raise too_filled(query, groups)
+    if groups * query.windows_per_group > MAX_FILL_ROWS:
+        raise fill_problem(query, groups)
 
 
-def _over(query: AggregateQuery, state: State) -> AggregateQuery:
-    return replace(query, model=query.model.fed(state.feeds))
+def _mask_incomplete(query: AggregateQuery, state: AggregationState) -> AggregateQuery:
+    return replace(query, model=query.model.mask_incomplete(state.fill_history))
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,9 @@ class Answers:
     def __init__(self, database: Database, cache: AnswerCache) -> None:
         self._database, self._cache = database, cache
 
-    async def aggregates(
+    async def get_windows(
         self, model: PipelineModel, query: AggregateQuery, deadline: Deadline | None
-    ) -> tuple[Slot, bool]:
+    ) -> tuple[CacheEntry, bool]:
         """Return a page of windows as JSON, and whether the page is stale.
 
         Raises:
@@ -121,9 +122,9 @@ class Answers:
         async def compute(cached: Answer | None) -> Answer | None:
             started = time.time()
 
-            async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], State, str, bool] | None:
+            async def work(connection: Connection) -> tuple[list[tuple[Any, ...]], AggregationState, str, bool] | None:
                 state = await read_state(connection, model, query.model.name, query.model.version)
-                final = query.final_by(state.closed_until_ms)
+                final = query.is_final(state.closed_until_ms)
                 # New events do not change a final answer. The version of a final answer has neither revision nor
                 # watermark.
                 version = (
@@ -140,7 +141,7 @@ class Answers:
             if page is None:
                 return None
             rows, state, version, final = page
-            return await encoded(
+            return await run_encoder(
                 query.columns,
                 rows,
                 lambda: window_answer(query, rows, state, version, final=final, started=started),
@@ -148,10 +149,12 @@ class Answers:
 
         ttl = parse_ms(model.config.spec.api.cache_ttl) / 1000
         # A replay can change the aggregation's version without a new spec. The cache key needs the version.
-        what = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
-        return await self._get(model, what, "aggregates", ttl, compute)
+        query_key = f"aggregates\n{query.model.name}\n{query.model.version}\n{query.key}"
+        return await self._get(model, query_key, "aggregates", ttl, compute)
 
-    async def listing(self, model: PipelineModel, query: ListingQuery, deadline: Deadline | None) -> tuple[Slot, bool]:
+    async def get_listing(
+        self, model: PipelineModel, query: ListingQuery, deadline: Deadline | None
+    ) -> tuple[CacheEntry, bool]:
         """Return a page of anomalies, events or dead letters as JSON, and whether the page is stale.
 
         Raises:
@@ -167,13 +170,13 @@ class Answers:
                 return await cursor.fetchall()
 
             rows = await self._database.run(model.name, work, deadline=deadline, retry=cached is None)
-            return await encoded(query.listing.columns, rows, lambda: listing_answer(query, rows, started))
+            return await run_encoder(query.listing.columns, rows, lambda: listing_answer(query, rows, started))
 
         kind = query.listing.kind
-        ttl = min(QUICK_SECONDS, parse_ms(model.config.spec.api.cache_ttl) / 1000)
+        ttl = min(MAX_UNVERSIONED_TTL_SECONDS, parse_ms(model.config.spec.api.cache_ttl) / 1000)
         return await self._get(model, query.key, kind, ttl, compute)
 
-    async def describe(self, model: PipelineModel, deadline: Deadline | None) -> tuple[Slot, bool]:
+    async def get_description(self, model: PipelineModel, deadline: Deadline | None) -> tuple[CacheEntry, bool]:
         """Return a pipeline's description as JSON, and whether the description is stale.
 
         Raises:
@@ -187,16 +190,16 @@ class Answers:
                     model.name, lambda c: describe(c, model), deadline=deadline, retry=cached is None
                 )
             )
-            return answer_of(body, started, rows=0)
+            return make_answer(body, started, rows=0)
 
-        ttl = min(QUICK_SECONDS, parse_ms(model.config.spec.api.cache_ttl) / 1000)
+        ttl = min(MAX_UNVERSIONED_TTL_SECONDS, parse_ms(model.config.spec.api.cache_ttl) / 1000)
         return await self._get(model, "describe", "pipelines", ttl, compute)
 
     async def _get(
-        self, model: PipelineModel, what: str, operation: str, ttl: float, compute: Any
-    ) -> tuple[Slot, bool]:
+        self, model: PipelineModel, query_key: str, operation: str, ttl: float, compute: Any
+    ) -> tuple[CacheEntry, bool]:
         config = model.config
-        key = f"{names.redis_prefix(config.namespace, config.name)}\n{config.generation}\n{what}"
+        key = f"{names.redis_prefix(config.namespace, config.name)}\n{config.generation}\n{query_key}"
         try:
             return await self._cache.get(key, operation, ttl, compute)
         except Exception as error:
@@ -206,7 +209,7 @@ class Answers:
             raise problem from error
 
     async def stream_windows(
-        self, model: PipelineModel, query: AggregateQuery, writer_of: WriterOf, deadline: Deadline | None
+        self, model: PipelineModel, query: AggregateQuery, writer_factory: WriterFactory, deadline: Deadline | None
     ) -> Stream:
         """Return windows as a stream.
 
@@ -220,22 +223,25 @@ class Answers:
         async def pieces() -> AsyncGenerator[bytes, None]:
             async with self._database.stream(model.name, deadline) as connection:
                 state = await read_state(connection, model, query.model.name, query.model.version)
-                binder, fed = Binder(), _over(query, state)
-                text = sql.statement(sql.narrowed(fed), binder, state.closed_until)
+                binder, masked = Binder(), _mask_incomplete(query, state)
+                narrowed = sql.narrow_to_cursor(masked)
+                text = sql.statement(narrowed, binder, state.closed_until)
                 if query.page.limit < MAX_STREAM_ROWS:
-                    last, ends = replace(sql.narrowed(fed), page=replace(query.page, limit=1)), Binder()
-                    cut = await _ends(connection, sql.statement(last, ends, state.closed_until), ends, query.page.limit)
-                    cursors.extend([query.page.cursor(sql.row_of(query, cut))] if cut else [])
-                rows = _check_empty(
-                    self._rows(connection, text, binder, query.page.limit), lambda: _check_fill(connection, fed)
+                    last_query, last_binder = replace(narrowed, page=replace(query.page, limit=1)), Binder()
+                    last_text = sql.statement(last_query, last_binder, state.closed_until)
+                    last_row = await _row_before_next_page(connection, last_text, last_binder, query.page.limit)
+                    cursors.extend([query.page.cursor(sql.row_dict(query, last_row))] if last_row else [])
+                rows = _check_if_empty(
+                    self._read_batches(connection, text, binder, query.page.limit),
+                    lambda: _check_fill_rows(connection, masked),
                 )
-                async for piece in _pieces(rows, writer_of(query.columns, {}), "aggregates"):
+                async for piece in _encode_batches(rows, writer_factory(query.columns, {}), "aggregates"):
                     yield piece
 
-        return Stream(await _begun(pieces(), model.name), *cursors)
+        return Stream(await _start_stream(pieces(), model.name), *cursors)
 
     async def stream_listing(
-        self, model: PipelineModel, query: ListingQuery, writer_of: WriterOf, deadline: Deadline | None
+        self, model: PipelineModel, query: ListingQuery, writer_factory: WriterFactory, deadline: Deadline | None
     ) -> Stream:
         """Return a listing as a stream.
 
@@ -252,38 +258,42 @@ class Answers:
                 binder = Binder()
                 text = query.statement(model.schema, binder)
                 if query.page.limit < MAX_STREAM_ROWS:
-                    last, ends = replace(query, page=replace(query.page, limit=1)), Binder()
-                    cut = await _ends(connection, last.statement(model.schema, ends), ends, query.page.limit)
-                    cursors.extend([query.page.cursor(shown_row(listing, cut))] if cut else [])
-                rows = self._rows(connection, text, binder, query.page.limit)
-                async for piece in _pieces(rows, writer_of(listing.columns, listing.converters), listing.kind):
+                    last_query, last_binder = replace(query, page=replace(query.page, limit=1)), Binder()
+                    last_text = last_query.statement(model.schema, last_binder)
+                    last_row = await _row_before_next_page(connection, last_text, last_binder, query.page.limit)
+                    cursors.extend([query.page.cursor(row_dict(listing, last_row))] if last_row else [])
+                rows = self._read_batches(connection, text, binder, query.page.limit)
+                writer = writer_factory(listing.columns, listing.converters)
+                async for piece in _encode_batches(rows, writer, listing.kind):
                     yield piece
 
-        return Stream(await _begun(pieces(), model.name), *cursors)
+        return Stream(await _start_stream(pieces(), model.name), *cursors)
 
-    async def _rows(
+    async def _read_batches(
         self, connection: Connection, text: str, binder: Binder, limit: int
     ) -> AsyncGenerator[list[tuple[Any, ...]], None]:
-        left, seconds = limit, self._database.guard.timeout_seconds
+        rows_left, seconds = limit, self._database.guard.timeout_seconds
         async with connection.cursor(name="rows") as cursor:
             async with asyncio.timeout(seconds):
                 await cursor.execute(text, binder.values)
-            while left > 0:
+            while rows_left > 0:
                 async with asyncio.timeout(seconds):
-                    rows = await cursor.fetchmany(min(FETCH_ROWS, left))
+                    rows = await cursor.fetchmany(min(FETCH_ROWS, rows_left))
                 if not rows:
                     return
-                left -= len(rows)
+                rows_left -= len(rows)
                 yield rows
 
 
-async def _ends(connection: Connection, text: str, binder: Binder, limit: int) -> tuple[Any, ...] | None:
+async def _row_before_next_page(
+    connection: Connection, text: str, binder: Binder, limit: int
+) -> tuple[Any, ...] | None:
     cursor = await connection.execute(f"{text} OFFSET {limit - 1}", binder.values)
     rows = await cursor.fetchall()
     return rows[0] if len(rows) > 1 else None
 
 
-async def _check_empty(batches: AsyncIterator[T], check: Callable[[], Awaitable[None]]) -> AsyncGenerator[T, None]:
+async def _check_if_empty(batches: AsyncIterator[T], check: Callable[[], Awaitable[None]]) -> AsyncGenerator[T, None]:
     empty = True
     async for batch in batches:
         empty = False
@@ -292,7 +302,7 @@ async def _check_empty(batches: AsyncIterator[T], check: Callable[[], Awaitable[
         await check()
 
 
-async def _pieces(
+async def _encode_batches(
     batches: AsyncIterator[list[tuple[Any, ...]]], writer: Writer, kind: str
 ) -> AsyncGenerator[bytes, None]:
     # Send the head of the body together with the first rows. Before the head is sent, a failed query can still set the
@@ -300,12 +310,12 @@ async def _pieces(
     counter, head = metrics.EVENTS_QUERIED.labels(kind), writer.head()
     async for rows in batches:
         counter.inc(len(rows))
-        yield head + await encoded(writer.columns, rows, partial(writer.batch, rows))
+        yield head + await run_encoder(writer.columns, rows, partial(writer.batch, rows))
         head = b""
     yield head + writer.tail()
 
 
-async def _begun(pieces: AsyncGenerator[bytes, None], pipeline: str) -> AsyncGenerator[bytes, None]:
+async def _start_stream(pieces: AsyncGenerator[bytes, None], pipeline: str) -> AsyncGenerator[bytes, None]:
     try:
         first = await anext(pieces, b"")
     except Exception as error:

@@ -14,7 +14,7 @@ import msgspec
 
 from tidemill_api.catalog import PipelineModel
 from tidemill_api.query.parameters import Parameters
-from tidemill_api.query.selection import Binder, Column, Filter, Page, condition, take_filters, take_page
+from tidemill_api.query.selection import Binder, Column, Filter, Page, condition, parse_filters, parse_page
 from tidemill_api.query.values import parse_time
 from tidemill_chassis.web.problems import bad_parameter, not_found
 from tidemill_contract.functions.partials import SQL_TYPES, quote
@@ -40,44 +40,44 @@ class Listing:
     kind: str
     relation: str
     columns: tuple[Column, ...]
-    time: str
+    time_column: str
     unique: tuple[str, ...]
     hidden: tuple[Column, ...] = ()
     converters: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
 
 
-def _text(value: bytes | None) -> str | None:
+def _text_or_base64(value: bytes | None) -> str | None:
     if value is None:
         return None
-    text = _decoded(value)
+    text = _decode_utf8(value)
     return base64.b64encode(value).decode() if text is None else text
 
 
 def _encoding(value: bytes | None) -> str | None:
     if value is None:
         return None
-    return "base64" if _decoded(value) is None else "utf-8"
+    return "base64" if _decode_utf8(value) is None else "utf-8"
 
 
-def _decoded(value: bytes) -> str | None:
+def _decode_utf8(value: bytes) -> str | None:
     """Return the bytes as text, or None if the bytes are not UTF-8."""
-    whole = len(value) not in (SHOWN_BYTES, SHOWN_KEY_BYTES)
+    is_whole = len(value) not in (SHOWN_BYTES, SHOWN_KEY_BYTES)
     try:
-        return codecs.getincrementaldecoder("utf-8")().decode(value, final=whole)
+        return codecs.getincrementaldecoder("utf-8")().decode(value, final=is_whole)
     except UnicodeDecodeError:
         return None
 
 
-def _data(text: str) -> Any:
+def _parse_data(text: str) -> Any:
     # Keep numbers as written, because a float would round numbers with many digits.
     return json.loads(text, parse_float=lambda digits: msgspec.Raw(digits.encode()))
 
 
-def _times(values: list[int] | None) -> list[str] | None:
-    return None if values is None else [_time(value) for value in values]
+def _format_times(values: list[int] | None) -> list[str] | None:
+    return None if values is None else [_format_time(value) for value in values]
 
 
-def _time(value: int) -> str:
+def _format_time(value: int) -> str:
     try:
         return rfc3339_ms(value)
     except OverflowError:
@@ -108,7 +108,7 @@ ANOMALIES = Listing(
         Column("element", "integer"),
         Column("detected_at", "timestamp", nullable=False),
     ),
-    time="window_start",
+    time_column="window_start",
     unique=("window_start", "id"),
 )
 
@@ -133,9 +133,14 @@ DEAD_LETTERS = Listing(
         Column("windows", "array"),
         Column("created_at", "timestamp", nullable=False),
     ),
-    time="created_at",
+    time_column="created_at",
     unique=("created_at", "epoch", "partition", "offset", "aggregation", "element"),
-    converters={"key": _text, "value": _text, "value_encoding": _encoding, "windows": _times},
+    converters={
+        "key": _text_or_base64,
+        "value": _text_or_base64,
+        "value_encoding": _encoding,
+        "windows": _format_times,
+    },
 )
 
 
@@ -146,7 +151,7 @@ EVENT_COLUMNS = (
     Column("offset", "integer", nullable=False),
     Column("data", "object", nullable=False),
 )
-EVENT_DATA = {"data": _data}
+EVENT_CONVERTERS = {"data": _parse_data}
 """The converter of `data`, which the SELECT returns as text."""
 EVENT_ELEMENT = Column("element", "integer", nullable=False)
 """The column with the index of an event in its record's array (`source.array`)."""
@@ -162,19 +167,19 @@ def events_listing(model: PipelineModel) -> Listing:
         raise not_found(
             "events_not_kept", f"{model.name} keeps no events; set events.store: true in its spec to keep them"
         )
-    place = (EVENT_ELEMENT,) if model.config.spec.source.array is not None else ()
-    own = {"event_time", "epoch", "partition", "offset", "data", *(column.name for column in place)}
-    fields = [f for f in model.config.spec.source.fields if f.name not in own and f.kind in SQL_TYPES]
-    typed = "".join(f", {column.name}" for column in place)
-    typed += "".join(f", {_field_sql(f.name, f.kind)} AS {quote(f.name)}" for f in fields)
+    element_columns = (EVENT_ELEMENT,) if model.config.spec.source.array is not None else ()
+    fixed_names = {"event_time", "epoch", "partition", "offset", "data", *(column.name for column in element_columns)}
+    fields = [f for f in model.config.spec.source.fields if f.name not in fixed_names and f.kind in SQL_TYPES]
+    field_columns = "".join(f", {column.name}" for column in element_columns)
+    field_columns += "".join(f", {_field_sql(f.name, f.kind)} AS {quote(f.name)}" for f in fields)
     return Listing(
         kind="events",
-        relation=events.listing("{schema}", typed),
-        columns=(*EVENT_COLUMNS, *place),
-        time="event_time",
-        unique=("event_time", "epoch", "partition", "offset", *(column.name for column in place)),
+        relation=events.listing("{schema}", field_columns),
+        columns=(*EVENT_COLUMNS, *element_columns),
+        time_column="event_time",
+        unique=("event_time", "epoch", "partition", "offset", *(column.name for column in element_columns)),
         hidden=tuple(Column(f.name, f.kind) for f in fields),
-        converters=EVENT_DATA,
+        converters=EVENT_CONVERTERS,
     )
 
 
@@ -207,44 +212,45 @@ class ListingQuery:
 
     def statement(self, schema: str, binder: Binder) -> str:
         """Return the SELECT with the columns of the listing."""
-        wanted = [condition(column_filter, binder) for column_filter in self.filters]
-        time = quote(self.listing.time)
+        conditions = [condition(column_filter, binder) for column_filter in self.filters]
+        time = quote(self.listing.time_column)
         if self.since is not None:
-            wanted.append(f"{time} >= {binder.bind(self.since, 'timestamp')}")
+            conditions.append(f"{time} >= {binder.bind(self.since, 'timestamp')}")
         if self.until is not None:
-            wanted.append(f"{time} < {binder.bind(self.until, 'timestamp')}")
-        wanted.append(self.page.keyset(binder))
-        shown = ", ".join(quote(column.name) for column in self.listing.columns)
+            conditions.append(f"{time} < {binder.bind(self.until, 'timestamp')}")
+        conditions.append(self.page.keyset_condition(binder))
+        selected = ", ".join(quote(column.name) for column in self.listing.columns)
         relation = self.listing.relation.format(schema=schema)
-        return f"SELECT {shown} FROM ({relation}) AS q WHERE {' AND '.join(wanted)} {self.page.sql()}"
+        order = self.page.order_and_limit_sql()
+        return f"SELECT {selected} FROM ({relation}) AS q WHERE {' AND '.join(conditions)} {order}"
 
 
-def take_listing(listing: Listing, parameters: Parameters, *, stream: bool = False) -> ListingQuery:
+def parse_listing_query(listing: Listing, parameters: Parameters, *, stream: bool = False) -> ListingQuery:
     """Return the query of a request. By default, the newest rows come first.
 
     Raises:
         Problem: a parameter is unknown or wrong.
     """
-    since, until = parameters.parsed("from", parse_time), parameters.parsed("to", parse_time)
+    since, until = parameters.pop_parsed("from", parse_time), parameters.pop_parsed("to", parse_time)
     if since is not None and until is not None and since >= until:
         raise bad_parameter("to", "the end must be later than the start (the parameter from)")
     columns = {column.name: column for column in (*listing.columns, *listing.hidden)}
-    filters = take_filters(parameters, columns, RESERVED)
-    most = MAX_STREAM_ROWS if stream else MAX_LIMIT
-    page = take_page(
+    filters = parse_filters(parameters, columns, RESERVED)
+    max_rows = MAX_STREAM_ROWS if stream else MAX_LIMIT
+    page = parse_page(
         parameters,
         {column.name: column for column in listing.columns},
-        default_order=[(listing.time, True)],
+        default_order=[(listing.time_column, True)],
         unique=listing.unique,
-        default_limit=most if stream else DEFAULT_LIMIT,
-        max_limit=most,
+        default_limit=max_rows if stream else DEFAULT_LIMIT,
+        max_limit=max_rows,
         fingerprint=repr((listing.kind, since, until, filters)),
     )
     filterable = [name for name, column in columns.items() if column.comparable]
-    parameters.refuse_rest([*RESERVED, *filterable])
+    parameters.refuse_unknown([*RESERVED, *filterable])
     return ListingQuery(listing, since, until, tuple(filters), page)
 
 
-def shown_row(listing: Listing, row: Sequence[Any]) -> dict[str, Any]:
+def row_dict(listing: Listing, row: Sequence[Any]) -> dict[str, Any]:
     """Return the database values of a row by column name."""
     return dict(zip((column.name for column in listing.columns), row, strict=True))

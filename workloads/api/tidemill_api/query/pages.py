@@ -12,30 +12,30 @@ from typing import Any
 import msgspec
 
 from tidemill_api.cache import Answer
-from tidemill_api.describe import time_ms
+from tidemill_api.describe import format_epoch_ms
 from tidemill_api.formats.json import page_body
 from tidemill_api.formats.rows import RowEncoder
 from tidemill_api.query import sql
 from tidemill_api.query.aggregate import AggregateQuery
-from tidemill_api.query.listings import ListingQuery, shown_row
+from tidemill_api.query.listings import ListingQuery, row_dict
 from tidemill_api.query.values import EPOCH
-from tidemill_contract.functions.feeds import Feeds
+from tidemill_contract.functions.fill_history import FillHistory
 
 
 @dataclass(frozen=True)
-class State:
+class AggregationState:
     """The state of an aggregation, read in the same snapshot as its rows.
 
     Attributes:
         identity: a text that is different for each spec and each table.
-        feeds: for each column of the table, the periods in which processors filled the column.
+        fill_history: for each column of the table, the periods in which processors filled the column.
     """
 
     identity: str
     rev: int
     closed_until_ms: int | None
     watermark_ms: int | None
-    feeds: Feeds
+    fill_history: FillHistory
 
     @property
     def closed_until(self) -> dt.datetime | None:
@@ -46,42 +46,42 @@ class State:
 def window_answer(
     query: AggregateQuery,
     rows: Sequence[tuple[Any, ...]],
-    state: State,
+    state: AggregationState,
     version: str,
     *,
     final: bool,
     started: float,
 ) -> Answer:
     """Return the answer with a page of windows."""
-    shown = rows[: query.page.limit]
-    cursor = query.page.cursor(sql.row_of(query, shown[-1])) if len(rows) > len(shown) else None
+    page_rows = rows[: query.page.limit]
+    cursor = query.page.cursor(sql.row_dict(query, page_rows[-1])) if len(rows) > len(page_rows) else None
     encoder = RowEncoder(query.columns)
     body = page_body(
         query.columns,
-        [encoder.record(row) for row in shown],
+        [encoder.record(row) for row in page_rows],
         cursor,
-        watermark=time_ms(state.watermark_ms),
-        closed_until=time_ms(state.closed_until_ms),
-        stats={"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)},
+        watermark=format_epoch_ms(state.watermark_ms),
+        closed_until=format_epoch_ms(state.closed_until_ms),
+        stats={"rows": len(page_rows), "elapsed_ms": round((time.time() - started) * 1000, 1)},
     )
-    return answer_of(body, started, rows=len(shown), version=f"{version}", salt=query.key, final=final)
+    return make_answer(body, started, rows=len(page_rows), version=f"{version}", salt=query.key, final=final)
 
 
 def listing_answer(query: ListingQuery, rows: Sequence[tuple[Any, ...]], started: float) -> Answer:
     """Return the answer with a page of a listing."""
-    shown = rows[: query.page.limit]
+    page_rows = rows[: query.page.limit]
     listing = query.listing
-    cursor = query.page.cursor(shown_row(listing, shown[-1])) if len(rows) > len(shown) else None
+    cursor = query.page.cursor(row_dict(listing, page_rows[-1])) if len(rows) > len(page_rows) else None
     encoder = RowEncoder(listing.columns, listing.converters)
-    records = [encoder.record(row) for row in shown]
+    records = [encoder.record(row) for row in page_rows]
     # The ETag depends only on the rows, and not on `elapsed_ms`.
     version = hashlib.sha256(msgspec.json.encode(records)).hexdigest()
-    stats = {"rows": len(shown), "elapsed_ms": round((time.time() - started) * 1000, 1)}
+    stats = {"rows": len(page_rows), "elapsed_ms": round((time.time() - started) * 1000, 1)}
     body = page_body(listing.columns, records, cursor, stats=stats)
-    return answer_of(body, started, rows=len(shown), version=version, salt=query.key)
+    return make_answer(body, started, rows=len(page_rows), version=version, salt=query.key)
 
 
-def answer_of(
+def make_answer(
     body: bytes, started: float, *, rows: int, version: str = "", salt: str = "", final: bool = False
 ) -> Answer:
     """Return an answer with an ETag.

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from tidemill_api.query.parameters import Parameters
-from tidemill_api.query.values import cast, parse_value, to_text, whole
+from tidemill_api.query.values import cast_type, parse_integer, parse_value, to_text
 from tidemill_chassis.web.problems import bad_parameter
 from tidemill_contract.functions.partials import quote
 
@@ -39,7 +39,7 @@ class Column:
     nullable: bool = True
     decode: Callable[[Any], Any] | None = None
     members: tuple[Column, ...] = ()
-    numbers: bool = False
+    decimals_as_numbers: bool = False
 
     @property
     def comparable(self) -> bool:
@@ -65,7 +65,7 @@ class Binder:
 
     def bind(self, value: Any, kind: str) -> str:
         """Add a value of the type `kind` as a parameter, and return the placeholder with a cast."""
-        return self.bind_as(to_text(value), cast(value, kind))
+        return self.bind_as(to_text(value), cast_type(value, kind))
 
     def bind_as(self, text: str, sql_type: str) -> str:
         """Add a parameter, and return the placeholder with a cast, such as `%(p0)s::bigint`."""
@@ -74,14 +74,14 @@ class Binder:
         return f"%({name})s::{sql_type}"
 
 
-def take_filters(parameters: Parameters, columns: Mapping[str, Column], reserved: Collection[str]) -> list[Filter]:
+def parse_filters(parameters: Parameters, columns: Mapping[str, Column], reserved: Collection[str]) -> list[Filter]:
     """Return the filters among the parameters, such as `column=` and `column__gte=`.
 
     Raises:
         Problem: a value has the wrong type, or a column does not support filters.
     """
     filters = []
-    for name in list(parameters.given):
+    for name in list(parameters.unread):
         if name in reserved:
             continue
         column, operator = (name, "eq") if name in columns else (name.rpartition("__")[0], name.rpartition("__")[2])
@@ -89,13 +89,13 @@ def take_filters(parameters: Parameters, columns: Mapping[str, Column], reserved
             continue
         if not columns[column].comparable:
             raise bad_parameter(name, f"the column {column} cannot be filtered by")
-        filters.append(_filter(parameters, name, columns[column], operator))
+        filters.append(_parse_filter(parameters, name, columns[column], operator))
     return filters
 
 
-def _filter(parameters: Parameters, name: str, column: Column, operator: str) -> Filter:
+def _parse_filter(parameters: Parameters, name: str, column: Column, operator: str) -> Filter:
     kind = "boolean" if operator == "isnull" else column.kind
-    texts = parameters.many(name) if operator == "in" else [parameters.one(name) or ""]
+    texts = parameters.pop_list(name) if operator == "in" else [parameters.pop_one(name) or ""]
     if len(texts or ()) > MAX_IN:
         raise bad_parameter(name, f"{len(texts or ())} values; at most {MAX_IN}")
     try:
@@ -105,17 +105,17 @@ def _filter(parameters: Parameters, name: str, column: Column, operator: str) ->
     return Filter(column.name, column.kind, operator, values)
 
 
-def condition(wanted: Filter, binder: Binder, expression: str | None = None) -> str:
+def condition(column_filter: Filter, binder: Binder, expression: str | None = None) -> str:
     """Return the SQL of a filter. Only `ne` and `isnull` can match a null."""
-    column = expression or quote(wanted.column)
-    if wanted.operator == "isnull":
-        return f"{column} IS {'' if wanted.values[0] else 'NOT '}NULL"
-    bound = [binder.bind(value, wanted.kind) for value in wanted.values]
-    if wanted.operator == "in":
-        return f"{column} IN ({', '.join(bound)})" if bound else "false"
-    if wanted.operator == "ne":
-        return f"{column} IS DISTINCT FROM {bound[0]}"
-    return f"{column} {_SQL[wanted.operator]} {bound[0]}"
+    column = expression or quote(column_filter.column)
+    if column_filter.operator == "isnull":
+        return f"{column} IS {'' if column_filter.values[0] else 'NOT '}NULL"
+    placeholders = [binder.bind(value, column_filter.kind) for value in column_filter.values]
+    if column_filter.operator == "in":
+        return f"{column} IN ({', '.join(placeholders)})" if placeholders else "false"
+    if column_filter.operator == "ne":
+        return f"{column} IS DISTINCT FROM {placeholders[0]}"
+    return f"{column} {_SQL[column_filter.operator]} {placeholders[0]}"
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Page:
     after: tuple[Any, ...] | None
     fingerprint: str
 
-    def keyset(self, binder: Binder) -> str:
+    def keyset_condition(self, binder: Binder) -> str:
         """Return the SQL condition for the rows after the cursor."""
         if self.after is None:
             return "true"
@@ -166,7 +166,7 @@ class Page:
             equal.append(f"{column} = {bound}")
         return f"({' OR '.join(f'({branch})' for branch in branches)})" if branches else "false"
 
-    def sql(self) -> str:
+    def order_and_limit_sql(self) -> str:
         """Return ORDER BY and LIMIT, for the rows of the page and one more row."""
         return f"ORDER BY {', '.join(order.sql for order in self.order)} LIMIT {self.limit + 1}"
 
@@ -177,7 +177,7 @@ class Page:
         return base64.urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
-def take_page(
+def parse_page(
     parameters: Parameters,
     columns: Mapping[str, Column],
     *,
@@ -192,58 +192,58 @@ def take_page(
     Raises:
         Problem: a column is unknown, the limit is too high or too low, or the cursor belongs to another query.
     """
-    order = _take_order(parameters, columns, default_order, unique)
-    limit = parameters.parsed("limit", lambda text: _limit(text, max_limit)) or default_limit
+    order = _parse_order(parameters, columns, default_order, unique)
+    limit = parameters.pop_parsed("limit", lambda text: _parse_limit(text, max_limit)) or default_limit
     digest = hashlib.sha256(repr((fingerprint, [(o.column.name, o.descending) for o in order])).encode()).hexdigest()
-    text = parameters.one("cursor")
+    text = parameters.pop_one("cursor")
     after = None if not text else _read_cursor(text, order, digest[:16])
     return Page(tuple(order), limit, after, digest[:16])
 
 
-def _take_order(
+def _parse_order(
     parameters: Parameters,
     columns: Mapping[str, Column],
     default: Sequence[tuple[str, bool]],
     unique: Sequence[str],
 ) -> list[Order]:
-    wanted = list(default)
-    texts = parameters.many("order")
+    requested = list(default)
+    texts = parameters.pop_list("order")
     if texts is not None:
-        wanted = [(text.removeprefix("-"), text.startswith("-")) for text in texts]
-    for name, _ in wanted:
+        requested = [(text.removeprefix("-"), text.startswith("-")) for text in texts]
+    for name, _ in requested:
         if name not in columns or not columns[name].comparable:
             column_names = ", ".join(c.name for c in columns.values() if c.comparable)
             raise bad_parameter(
                 "order",
                 f"{name!r} is not a column to order by; write one of {column_names}, or -column for descending order",
             )
-    if len({name for name, _ in wanted}) != len(wanted):
+    if len({name for name, _ in requested}) != len(requested):
         raise bad_parameter("order", "a column is named twice; name each column once")
-    named = {name for name, _ in wanted}
+    requested_names = {name for name, _ in requested}
     # Sort the columns of `unique` in the same direction as the last requested column.
-    down = wanted[-1][1] if wanted else False
-    wanted += [(name, down) for name in unique if name not in named]
-    return [Order(columns[name], descending) for name, descending in wanted]
+    last_descending = requested[-1][1] if requested else False
+    requested += [(name, last_descending) for name in unique if name not in requested_names]
+    return [Order(columns[name], descending) for name, descending in requested]
 
 
-def _limit(text: str, most: int) -> int:
-    number = whole(text) if text[:1].isdigit() else None
-    if number is None or not 1 <= number <= most:
-        raise ValueError(f"{text[:20]!r} is not a whole number from 1 to {most}")
+def _parse_limit(text: str, maximum: int) -> int:
+    number = parse_integer(text) if text[:1].isdigit() else None
+    if number is None or not 1 <= number <= maximum:
+        raise ValueError(f"{text[:20]!r} is not a whole number from 1 to {maximum}")
     return number
 
 
 def _read_cursor(text: str, order: Sequence[Order], fingerprint: str) -> tuple[Any, ...]:
     try:
         packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        version, bound_to, texts = msgspec.msgpack.decode(packed, type=tuple[int, str, list[str | None]])
+        version, cursor_fingerprint, texts = msgspec.msgpack.decode(packed, type=tuple[int, str, list[str | None]])
         if version != 1:
             raise ValueError("the cursor has another version")
     except (ValueError, msgspec.DecodeError):
         raise bad_parameter(
             "cursor", "the value is not a cursor; send the next_cursor of an answer unchanged", code="bad_cursor"
         ) from None
-    if bound_to != fingerprint or len(texts) != len(order):
+    if cursor_fingerprint != fingerprint or len(texts) != len(order):
         raise bad_parameter(
             "cursor",
             "the cursor belongs to another query; keep all parameters except limit unchanged, or leave the cursor out",
@@ -251,7 +251,8 @@ def _read_cursor(text: str, order: Sequence[Order], fingerprint: str) -> tuple[A
         )
     try:
         return tuple(
-            None if value is None else _key_value(value, item.column) for value, item in zip(texts, order, strict=True)
+            None if value is None else _parse_cursor_value(value, item.column)
+            for value, item in zip(texts, order, strict=True)
         )
     except ValueError:
         raise bad_parameter(
@@ -259,7 +260,7 @@ def _read_cursor(text: str, order: Sequence[Order], fingerprint: str) -> tuple[A
         ) from None
 
 
-def _key_value(text: str, column: Column) -> Any:
+def _parse_cursor_value(text: str, column: Column) -> Any:
     if column.kind == "number" and text in ("inf", "-inf", "nan"):
         return float(text)
     return parse_value(text, column.kind)

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from tidemill_contract.decimals import DECIMAL, family, scale_of, text_of
-from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO
+from tidemill_contract.decimals import DECIMAL, base_type, scale_of, text_of
+from tidemill_contract.events.event_errors import SECONDS_FROM, SECONDS_TO
 from tidemill_contract.functions.partials import SQL_TYPES
 from tidemill_contract.times import read_time, rfc3339
 
@@ -24,7 +24,7 @@ _INTEGER = re.compile(r"([+-]?[0-9]{1,40})(\.0{1,20})?", re.ASCII)
 """Pattern of an integer, such as 2 or 2.0. Some JSON encoders write 2 as 2.0."""
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 _BLANK = re.compile(r"(:\d{2}(?:\.\d+)?) (\d{2}:?\d{2})$", re.ASCII)
-_HOW = {
+_HINTS = {
     "integer": "write a whole number, such as 42",
     "number": "write a number, such as 1.5",
     DECIMAL: "write a number, such as 12.50",
@@ -42,20 +42,20 @@ def parse_time(text: str) -> dt.datetime:
     Raises:
         ValueError: the text is not a time.
     """
-    if (number := whole(text)) is not None:
+    if (number := parse_integer(text)) is not None:
         if SECONDS_FROM <= number <= SECONDS_TO:
             raise ValueError(f"{text!r} looks like seconds; write milliseconds ({number}000), or RFC 3339")
         try:
             return EPOCH + dt.timedelta(milliseconds=number)
         except OverflowError:
-            raise ValueError(f"{text!r} is outside the years 1 to 9999; {_HOW['timestamp']}") from None
+            raise ValueError(f"{text!r} is outside the years 1 to 9999; {_HINTS['timestamp']}") from None
     try:
         return read_time(_BLANK.sub(r"\1+\2", text))
     except ValueError as error:
-        raise ValueError(f"{_shown(text)!r} is not a time: {error}; {_HOW['timestamp']}") from None
+        raise ValueError(f"{_shorten(text)!r} is not a time: {error}; {_HINTS['timestamp']}") from None
 
 
-def whole(text: str) -> int | None:
+def parse_integer(text: str) -> int | None:
     """Return the whole number in a text, or None if the text is not a whole number."""
     match = _INTEGER.fullmatch(text)
     return int(match[1]) if match else None
@@ -69,7 +69,7 @@ def parse_value(text: str, kind: str) -> Any:
     """
     if kind == "timestamp":
         return parse_time(text)
-    if kind == "integer" and (number := whole(text)) is not None:
+    if kind == "integer" and (number := parse_integer(text)) is not None:
         return number
     if kind == "number" and _NUMBER.fullmatch(text) and math.isfinite(float(text)):
         return float(text)
@@ -79,11 +79,11 @@ def parse_value(text: str, kind: str) -> Any:
         return text == "true"
     if kind == "string" and "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text):
         return text
-    how = _HOW.get(family(kind), "this column cannot be compared")
-    raise ValueError(f"{_shown(text)!r} is not of type {family(kind)}; {how}")
+    how = _HINTS.get(base_type(kind), "this column cannot be compared")
+    raise ValueError(f"{_shorten(text)!r} is not of type {base_type(kind)}; {how}")
 
 
-def _shown(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
@@ -98,7 +98,7 @@ def to_text(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def cast(value: Any, kind: str) -> str:
+def cast_type(value: Any, kind: str) -> str:
     """Return the SQL type to which a value of the type `kind` is cast."""
     if kind == "integer":
         # Prefer bigint. For a numeric parameter, Postgres cannot use the index of a bigint column.
@@ -106,11 +106,11 @@ def cast(value: Any, kind: str) -> str:
     return SQL_TYPES[kind].partition(" ")[0] if kind == "string" else SQL_TYPES[kind]
 
 
-def encoder(kind: str, *, numbers: bool = False) -> Callable[[Any], Any] | None:
+def kind_converter(kind: str, *, decimals_as_numbers: bool = False) -> Callable[[Any], Any] | None:
     """Return the converter of a type's database values for JSON. If no conversion is needed, return None."""
     scale = scale_of(kind)
     if scale is not None:
-        return partial(_decimal_number if numbers else _decimal, scale)
+        return partial(_decimal_number if decimals_as_numbers else _decimal, scale)
     return {"integer": _integer, "timestamp": _timestamp}.get(kind)
 
 

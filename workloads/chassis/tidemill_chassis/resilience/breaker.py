@@ -20,8 +20,8 @@ CLOSED: BreakerState = "closed"
 HALF_OPEN: BreakerState = "half_open"
 OPEN: BreakerState = "open"
 _STATES: dict[str, BreakerState] = {"closed": CLOSED, "half-open": HALF_OPEN, "open": OPEN}
-_GAUGE: dict[BreakerState, int] = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
-_STEPS = (1.0, 2.5, 5.0)
+_GAUGE_VALUES: dict[BreakerState, int] = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
+_PAUSE_STEPS = (1.0, 2.5, 5.0)
 _MAX_STEP = 60
 
 
@@ -74,7 +74,7 @@ class Breaker:
         self._state: BreakerState = CLOSED
         self._ticket = 0
         self._opened_at = 0.0
-        self._trial_ends: float | None = None
+        self._trial_end: float | None = None
         """The time at which the running trial call expires, or None without a trial call."""
         self._circuit = pybreaker.CircuitBreaker(
             fail_max=failures,
@@ -83,8 +83,8 @@ class Breaker:
             throw_new_error_on_trip=False,
             listeners=[_Listener(self)],
         )
-        metrics.BREAKER_STATE.labels(name=name).set(_GAUGE[CLOSED])
-        for state in _GAUGE:
+        metrics.BREAKER_STATE.labels(name=name).set(_GAUGE_VALUES[CLOSED])
+        for state in _GAUGE_VALUES:
             metrics.BREAKER_TRANSITIONS.labels(name=name, state=state)
 
     @property
@@ -98,7 +98,7 @@ class Breaker:
         with self._lock:
             if self._state == OPEN:
                 return max(0.0, self._opened_at + self._pause - self._clock())
-            if self._state == HALF_OPEN and self._trial_ends is not None and self._clock() < self._trial_ends:
+            if self._state == HALF_OPEN and self._trial_end is not None and self._clock() < self._trial_end:
                 return min(1.0, self._pause)
             return 0.0
 
@@ -119,35 +119,35 @@ class Breaker:
             if self._state == OPEN:
                 self._circuit.half_open()
             self._ticket += 1
-            self._trial_ends = self._clock() + trial_seconds
+            self._trial_end = self._clock() + trial_seconds
             return self._ticket
 
-    def succeeded(self, ticket: int) -> None:
+    def record_success(self, ticket: int) -> None:
         """Report that the call with this ticket got an answer."""
         if self._state == CLOSED and not self._circuit.fail_counter:
             return
         self._report(ticket, _succeed)
 
-    def failed(self, ticket: int) -> None:
+    def record_failure(self, ticket: int) -> None:
         """Report that the call with this ticket failed because of the dependency."""
         self._report(ticket, _fail)
 
-    def recovered(self, asked_at: float) -> None:
+    def record_recovery(self, probe_began: float) -> None:
         """Close the breaker after a successful probe of the dependency."""
         if self._state == CLOSED:
             return
         with self._lock:
-            if self._state == CLOSED or asked_at < self._opened_at:
+            if self._state == CLOSED or probe_began < self._opened_at:
                 return
             if self._state == OPEN:
                 self._circuit.half_open()
             self._circuit.call(_succeed)
 
-    def abandoned(self, ticket: int) -> None:
+    def abandon(self, ticket: int) -> None:
         """Report that the call with this ticket ended without a result, for example by a cancellation."""
         with self._lock:
             if ticket == self._ticket:
-                self._trial_ends = None
+                self._trial_end = None
 
     def current_ticket(self) -> int:
         """Return the current ticket number. The breaker ignores the results of calls with earlier tickets."""
@@ -157,31 +157,31 @@ class Breaker:
         with self._lock:
             if ticket != self._ticket or self._state == OPEN:
                 return
-            self._trial_ends = None
+            self._trial_end = None
             with contextlib.suppress(_Failure):
                 self._circuit.call(outcome)
 
-    def changed(self, state: BreakerState) -> None:
+    def on_state_change(self, state: BreakerState) -> None:
         """Record the new state that pybreaker reports. Callers must hold the breaker's lock."""
-        before, self._state = self._state, state
+        previous, self._state = self._state, state
         self._ticket += 1
-        self._trial_ends = None
+        self._trial_end = None
         if state == OPEN:
             self._openings += 1
             self._opened_at, self._pause = self._clock(), self._pause_after(self._openings)
         elif state == CLOSED:
             self._openings = 0
         # After a failed trial call, report half-open as open, so that graphs show one outage.
-        shown = OPEN if state == HALF_OPEN and self._openings > 1 else state
-        metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE[shown])
+        gauge_state = OPEN if state == HALF_OPEN and self._openings > 1 else state
+        metrics.BREAKER_STATE.labels(name=self.name).set(_GAUGE_VALUES[gauge_state])
         metrics.BREAKER_TRANSITIONS.labels(name=self.name, state=state).inc()
         # Log only one warning for each outage.
         level = logging.WARNING if state == OPEN and self._openings == 1 else logging.INFO
-        log.log(level, "circuit breaker %s: %s, was %s", self.name, state, before)
+        log.log(level, "circuit breaker %s: %s, was %s", self.name, state, previous)
 
     def _pause_after(self, openings: int) -> float:
-        tens, step = divmod(min(openings - 1, _MAX_STEP), len(_STEPS))
-        return min(self._open_seconds, self._first_pause * _STEPS[step] * 10.0**tens)
+        tens, step = divmod(min(openings - 1, _MAX_STEP), len(_PAUSE_STEPS))
+        return min(self._open_seconds, self._first_pause * _PAUSE_STEPS[step] * 10.0**tens)
 
 
 class _Listener(pybreaker.CircuitBreakerListener):
@@ -189,4 +189,4 @@ class _Listener(pybreaker.CircuitBreakerListener):
         self._breaker = breaker
 
     def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:
-        self._breaker.changed(_STATES[new_state.name])
+        self._breaker.on_state_change(_STATES[new_state.name])

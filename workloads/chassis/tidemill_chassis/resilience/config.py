@@ -140,7 +140,7 @@ class ResilienceConfig(_Section):
         """
         # Merge the file into the complete defaults. An incomplete `redis` section then keeps the defaults for Redis.
         document = _merged(cls().model_dump(), _read(path) if path is not None else {})
-        variables, faults = _override(document, environ)
+        variables, faults = _apply_environment(document, environ)
         try:
             config = cls.model_validate(document)
         except ValidationError as error:
@@ -163,7 +163,7 @@ class ResilienceConfig(_Section):
             is_retryable: replacements for the default retry predicates (failures.py), by guard name.
             clock: a monotonic clock, in seconds.
         """
-        kinds = {
+        parameters = {
             "kafka_producer": (
                 self.timeouts.kafka_publish_seconds,
                 self.retries.kafka,
@@ -184,8 +184,8 @@ class ResilienceConfig(_Section):
             ),
             "redis": (self.timeouts.redis_seconds, self.retries.redis, failures.redis_failed, failures.redis_retryable),
         }
-        made = {}
-        for name, (timeout, retry, failed, retryable) in kinds.items():
+        guards = {}
+        for name, (timeout, retry, failed, retryable) in parameters.items():
             policy = Policy(
                 **getattr(self.breakers, name).model_dump(),
                 **retry.model_dump(),
@@ -193,8 +193,8 @@ class ResilienceConfig(_Section):
                 is_failure=(is_failure or {}).get(name, failed),
                 is_retryable=(is_retryable or {}).get(name, retryable),
             )
-            made[name] = Guard(name, policy, clock=clock)
-        return Guards(**made)
+            guards[name] = Guard(name, policy, clock=clock)
+        return Guards(**guards)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -210,31 +210,33 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(document, dict):
         raise ConfigError(
-            f"{path}: holds a {type(document).__name__}; write the sections {_known(())} at its top level"
+            f"{path}: holds a {type(document).__name__}; write the sections {_known_keys(())} at its top level"
         )
     return document
 
 
-def _merged(base: dict[str, Any], over: dict[Any, Any]) -> dict[str, Any]:
+def _merged(base: dict[str, Any], overrides: dict[Any, Any]) -> dict[str, Any]:
     result: dict[str, Any] = dict(base)
-    for key, value in over.items():
-        below = base.get(key)
-        if isinstance(below, dict):
+    for key, value in overrides.items():
+        base_value = base.get(key)
+        if isinstance(base_value, dict):
             # An empty section changes nothing. A wrong value is kept, so that validation reports it.
-            value = below if value is None else _merged(below, value) if isinstance(value, dict) else value
+            value = base_value if value is None else _merged(base_value, value) if isinstance(value, dict) else value
         result[str(key)] = value
     return result
 
 
-def _override(document: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[tuple[str, ...], str], list[str]]:
+def _apply_environment(
+    document: dict[str, Any], environ: Mapping[str, str]
+) -> tuple[dict[tuple[str, ...], str], list[str]]:
     """Set values in `document` from environment variables."""
     variables, faults = {}, []
     for variable, text in sorted(environ.items()):
         if not variable.startswith(ENV_PREFIX):
             continue
         path = tuple(variable.removeprefix(ENV_PREFIX).lower().split("__"))
-        if path[-1] not in _names(path[:-1]) or _settings(path) is not None:
-            faults.append(f"{variable}: sets nothing; {_nearest(path)}")
+        if path[-1] not in _names(path[:-1]) or _section_model(path) is not None:
+            faults.append(f"{variable}: sets nothing; {_known_keys_near(path)}")
             continue
         node = document
         for name in path[:-1]:
@@ -253,7 +255,7 @@ def _scalar(text: str) -> Any:
         return text
 
 
-def _settings(path: tuple[str, ...]) -> type[BaseModel] | None:
+def _section_model(path: tuple[str, ...]) -> type[BaseModel] | None:
     model: Any = ResilienceConfig
     for name in path:
         field = model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
@@ -262,19 +264,19 @@ def _settings(path: tuple[str, ...]) -> type[BaseModel] | None:
 
 
 def _names(path: tuple[str, ...]) -> list[str]:
-    model = _settings(path)
+    model = _section_model(path)
     return list(model.model_fields) if model is not None else []
 
 
-def _known(path: tuple[str, ...]) -> str:
+def _known_keys(path: tuple[str, ...]) -> str:
     return ", ".join(_names(path))
 
 
-def _nearest(path: tuple[str, ...]) -> str:
+def _known_keys_near(path: tuple[str, ...]) -> str:
     section = path
-    while section and _settings(section) is None:
+    while section and _section_model(section) is None:
         section = section[:-1]
-    return f"known keys of {'.'.join(section) or 'the top level'}: {_known(section)}"
+    return f"known keys of {'.'.join(section) or 'the top level'}: {_known_keys(section)}"
 
 
 def _fault(details: Any, path: Path | None, variables: Mapping[tuple[str, ...], str]) -> str:
@@ -286,9 +288,9 @@ def _fault(details: Any, path: Path | None, variables: Mapping[tuple[str, ...], 
         else f"{path or 'resilience settings'}: {'.'.join(location) or 'the top level'}"
     )
     if details["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {_nearest(location)}"
+        return f"{where}: unknown key; {_known_keys_near(location)}"
     if details["type"] == "model_type":
-        return f"{where}: must be a section, not {details['input']!r}; {_nearest(location)}"
+        return f"{where}: must be a section, not {details['input']!r}; {_known_keys_near(location)}"
     message = details["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if details["type"] == "value_error":

@@ -16,7 +16,7 @@ _READ_ONLY = "25006"
 """Error code for a write to a standby, for example after a failover."""
 _SERIALIZATION, _DEADLOCK, _LOCK_NOT_AVAILABLE, _STATEMENT_TIMEOUT = "40001", "40P01", "55P03", "57014"
 
-_KAFKA_ANSWERS = frozenset(
+_KAFKA_NON_FAILURES = frozenset(
     {
         "MSG_SIZE_TOO_LARGE",
         "RECORD_LIST_TOO_LARGE",
@@ -44,7 +44,7 @@ _KAFKA_ANSWERS = frozenset(
     }
 )
 
-_REDIS_ANSWERS = frozenset({"ResponseError", "DataError", "WatchError", "PubSubError"})
+_REDIS_NON_FAILURES = frozenset({"ResponseError", "DataError", "WatchError", "PubSubError"})
 _REDIS_FAILURES = frozenset(
     {"OutOfMemoryError", "ReadOnlyError", "ClusterDownError", "MasterDownError", "ConnectionError", "TimeoutError"}
 )
@@ -99,7 +99,7 @@ def kafka_failed(error: BaseException) -> bool:
     inner = _kafka_error(error)
     name = getattr(inner, "name", None)
     if callable(name) and hasattr(inner, "retriable"):
-        return name() not in _KAFKA_ANSWERS
+        return name() not in _KAFKA_NON_FAILURES
     return _is_system(error)
 
 
@@ -119,7 +119,7 @@ def redis_failed(error: BaseException) -> bool:
     names = set(_class_names(error))
     if names & _REDIS_FAILURES:
         return True
-    if names & _REDIS_ANSWERS:
+    if names & _REDIS_NON_FAILURES:
         return False
     return _is_system(error)
 

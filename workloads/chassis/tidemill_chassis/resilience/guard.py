@@ -19,7 +19,7 @@ T = TypeVar("T")
 Clock = Callable[[], float]
 
 
-LOOK_SECONDS = 2.0
+PROBE_TIMEOUT_SECONDS = 2.0
 """Timeout of a probe while the breaker is open."""
 
 
@@ -84,9 +84,9 @@ class Guard:
     """A circuit breaker and retries for the calls to one dependency. Threads and tasks can share a guard.
 
     - `call` and `acall` call a function, and retry a failed call.
-    - `admit` returns a ticket for a call whose result arrives later. `settle` takes the ticket and the result.
-    - `allow` returns whether a loop may call the dependency. The loop reports the result by `success` or `failure`.
-    - `look` and `alook` probe the dependency. A successful probe closes the breaker after an outage.
+    - `admit` returns a ticket for a call whose result arrives later. `record_result` takes the ticket and the result.
+    - `allow` returns whether a loop may call the dependency. The loop then calls `record_success` or `record_failure`.
+    - `probe` and `aprobe` probe the dependency. A successful probe closes the breaker after an outage.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class Guard:
         self.name = name
         self.policy = policy
         self.timeout_seconds = policy.timeout_seconds
-        self.look_seconds = min(LOOK_SECONDS, policy.timeout_seconds)
+        self.probe_timeout_seconds = min(PROBE_TIMEOUT_SECONDS, policy.timeout_seconds)
         self._clock = clock
         self._breaker = policy.breaker(name, clock)
         metrics.RETRIES.labels(name=name)
         self._sleep, self._async_sleep = sleep, async_sleep
-        self._holder: tuple[object, int] | None = None
+        self._trial_holder: tuple[object, int] | None = None
         """After `allow`: the thread or task that may make a trial call, and the call's ticket."""
         self._wait = policy.wait()
 
@@ -138,9 +138,9 @@ class Guard:
         except Exception as error:
             if not retry or not self._may_repeat(error):
                 raise
-            first = error
+            first_error = error
         result: T = self._retrying(tenacity.Retrying, deadline, self._sleep)(
-            _after_first(first, lambda: self._attempt(fn, args, deadline))
+            _with_first_error(first_error, lambda: self._attempt(fn, args, deadline))
         )
         return result
 
@@ -161,43 +161,43 @@ class Guard:
         except Exception as error:
             if not retry or not self._may_repeat(error):
                 raise
-            first = error
-        repeat = _after_first_async(first, lambda: self._aattempt(fn, args, deadline))
-        result: T = await self._retrying(tenacity.AsyncRetrying, deadline, self._async_sleep)(repeat)
+            first_error = error
+        retry_attempt = _with_first_error_async(first_error, lambda: self._aattempt(fn, args, deadline))
+        result: T = await self._retrying(tenacity.AsyncRetrying, deadline, self._async_sleep)(retry_attempt)
         return result
 
     def allow(self) -> bool:
         """Return whether a loop may call the dependency now. After the call, the loop must report the result."""
         if self._breaker.state == CLOSED:
             return True
-        me = _current()
-        if self._holder == (me, self._breaker.current_ticket()) and self._breaker.state == HALF_OPEN:
+        caller = _current_caller()
+        if self._trial_holder == (caller, self._breaker.current_ticket()) and self._breaker.state == HALF_OPEN:
             return True
         try:
             ticket = self._breaker.admit(self.timeout_seconds)
         except BreakerOpen:
             return False
-        self._holder = (me, ticket)
+        self._trial_holder = (caller, ticket)
         return True
 
-    def success(self) -> None:
+    def record_success(self) -> None:
         """Report the success of the call after `allow`."""
         if (ticket := self._loop_ticket()) is not None:
-            self._breaker.succeeded(ticket)
+            self._breaker.record_success(ticket)
 
-    def failure(self, error: BaseException | None = None) -> None:
+    def record_failure(self, error: BaseException | None = None) -> None:
         """Report the failure of the call after `allow`."""
         if (ticket := self._loop_ticket()) is None:
             return
         if error is None:
-            self._breaker.failed(ticket)
+            self._breaker.record_failure(ticket)
         else:
-            self._judge(ticket, error)
+            self._record_error(ticket, error)
 
-    def look(self, fn: Callable[..., T], *args: Any) -> T:
+    def probe(self, fn: Callable[..., T], *args: Any) -> T:
         """Probe the dependency with `fn(*args)`, even while the breaker is open, and return the result.
 
-        `fn` must have its own timeout, such as `look_seconds`.
+        `fn` must have its own timeout, such as `probe_timeout_seconds`.
 
         Raises:
             Exception: the error of `fn`.
@@ -206,10 +206,10 @@ class Guard:
             return self.call(fn, *args, retry=False)
         began = self._clock()
         result = fn(*args)
-        self._breaker.recovered(began)
+        self._breaker.record_recovery(began)
         return result
 
-    async def alook(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
+    async def aprobe(self, fn: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Probe the dependency with `await fn(*args)`, even while the breaker is open, and return the result.
 
         Raises:
@@ -218,35 +218,35 @@ class Guard:
         if self._breaker.state == CLOSED:
             return await self.acall(fn, *args, retry=False)
         began = self._clock()
-        async with asyncio.timeout(self.look_seconds):
+        async with asyncio.timeout(self.probe_timeout_seconds):
             result = await fn(*args)
-        self._breaker.recovered(began)
+        self._breaker.record_recovery(began)
         return result
 
-    def recovered(self, asked_at: float) -> None:
-        """Close the breaker after a successful probe. The probe began at `asked_at` (`time.monotonic()`)."""
-        self._breaker.recovered(asked_at)
+    def record_recovery(self, probe_began: float) -> None:
+        """Close the breaker after a successful probe. The probe began at `probe_began` (`time.monotonic()`)."""
+        self._breaker.record_recovery(probe_began)
 
     def admit(self) -> int:
-        """Allow one call, and return a ticket with which any thread can report the result to `settle`.
+        """Allow one call, and return a ticket with which any thread can call `record_result`.
 
         Raises:
             BreakerOpen: the breaker is open.
         """
         return self._breaker.admit(self.timeout_seconds)
 
-    def settle(self, ticket: int, error: BaseException | None = None) -> None:
+    def record_result(self, ticket: int, error: BaseException | None = None) -> None:
         """Report that the call with this ticket succeeded, or failed with `error`."""
         if error is None:
-            self._breaker.succeeded(ticket)
+            self._breaker.record_success(ticket)
         else:
-            self._judge(ticket, error)
+            self._record_error(ticket, error)
 
     def _loop_ticket(self) -> int | None:
         if self._breaker.state != HALF_OPEN:
             return self._breaker.current_ticket()
-        holder = self._holder
-        return holder[1] if holder is not None and holder[0] == _current() else None
+        holder = self._trial_holder
+        return holder[1] if holder is not None and holder[0] == _current_caller() else None
 
     def _attempt(self, fn: Callable[..., T], args: tuple[Any, ...], deadline: Deadline | None) -> T:
         if deadline is not None and deadline.remaining() <= 0:
@@ -255,38 +255,38 @@ class Guard:
         try:
             result = fn(*args)
         except BaseException as error:
-            self._judge(ticket, error)
+            self._record_error(ticket, error)
             raise
-        self._breaker.succeeded(ticket)
+        self._breaker.record_success(ticket)
         return result
 
     async def _aattempt(self, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], deadline: Deadline | None) -> T:
         limit = self.timeout_seconds
-        left = deadline.remaining() if deadline is not None else limit
-        if left <= 0:
+        remaining = deadline.remaining() if deadline is not None else limit
+        if remaining <= 0:
             raise DeadlineExceeded(f"{self.name}: the request's deadline passed before the call")
         ticket = self._breaker.admit()
-        timer = asyncio.timeout(min(limit, left))
+        timer = asyncio.timeout(min(limit, remaining))
         try:
             async with timer:
                 result = await fn(*args)
         except BaseException as error:
-            if left < limit and timer.expired() and isinstance(error, TimeoutError):
-                self._breaker.abandoned(ticket)
+            if remaining < limit and timer.expired() and isinstance(error, TimeoutError):
+                self._breaker.abandon(ticket)
                 raise DeadlineExceeded(
-                    f"{self.name}: no answer within the remaining {left:.3g} s of the request"
+                    f"{self.name}: no answer within the remaining {remaining:.3g} s of the request"
                 ) from error
-            self._judge(ticket, error)
+            self._record_error(ticket, error)
             raise
-        self._breaker.succeeded(ticket)
+        self._breaker.record_success(ticket)
         return result
 
-    def _judge(self, ticket: int, error: BaseException) -> None:
+    def _record_error(self, ticket: int, error: BaseException) -> None:
         # Cancellation and SystemExit say nothing about the dependency.
         if isinstance(error, Exception) and self.policy.is_failure(error):
-            self._breaker.failed(ticket)
+            self._breaker.record_failure(ticket)
         else:
-            self._breaker.abandoned(ticket)
+            self._breaker.abandon(ticket)
 
     def _may_repeat(self, error: BaseException) -> bool:
         return (
@@ -298,19 +298,19 @@ class Guard:
         )
 
     def _retrying(self, kind: Callable[..., Any], deadline: Deadline | None, sleep: Any) -> Any:
-        def over(state: tenacity.RetryCallState) -> bool:
-            spent = state.attempt_number > self.policy.retries or self._breaker.state == OPEN
-            if not spent and (deadline is None or state.upcoming_sleep < deadline.remaining()):
+        def stop(state: tenacity.RetryCallState) -> bool:
+            no_retries_left = state.attempt_number > self.policy.retries or self._breaker.state == OPEN
+            if not no_retries_left and (deadline is None or state.upcoming_sleep < deadline.remaining()):
                 metrics.RETRIES.labels(name=self.name).inc()
                 return False
             return True
 
         return kind(
-            stop=over, wait=self._wait, retry=tenacity.retry_if_exception(self._may_repeat), sleep=sleep, reraise=True
+            stop=stop, wait=self._wait, retry=tenacity.retry_if_exception(self._may_repeat), sleep=sleep, reraise=True
         )
 
 
-def _current() -> object:
+def _current_caller() -> object:
     try:
         return asyncio.current_task() or threading.get_ident()
     except RuntimeError:
@@ -321,13 +321,13 @@ def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-def _after_first(first: Exception, attempt: Callable[[], T]) -> Callable[[], T]:
-    pending = [first]
+def _with_first_error(first_error: Exception, attempt: Callable[[], T]) -> Callable[[], T]:
+    pending = [first_error]
     return lambda: _raise(pending.pop()) if pending else attempt()
 
 
-def _after_first_async(first: Exception, attempt: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-    pending = [first]
+def _with_first_error_async(first_error: Exception, attempt: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+    pending = [first_error]
 
     async def next_attempt() -> T:
         if pending:

@@ -11,7 +11,7 @@ import msgspec
 
 from tidemill_chassis.resilience.guard import Deadline
 from tidemill_chassis.web import metrics as http_metrics
-from tidemill_chassis.web.hosts import HOW, Hosts
+from tidemill_chassis.web.hosts import REMEDY, Hosts
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -27,7 +27,7 @@ _CLIENT_LEFT = "499"
 """The status if the client disconnects before the response starts. nginx uses the same status."""
 
 
-def problem(status: int, code: str, detail: str = "", **extra: Any) -> bytes:
+def problem_body(status: int, code: str, detail: str = "", **extra: Any) -> bytes:
     """Return a body of problem details."""
     title = code.replace("_", " ").title()
     body = {"type": f"urn:tidemill:problem:{code}", "title": title, "status": status, "code": code}
@@ -46,7 +46,7 @@ async def send_problem(
     **extra: Any,
 ) -> None:
     """Answer an HTTP request with a problem."""
-    body = problem(status, code, detail, **extra)
+    body = problem_body(status, code, detail, **extra)
     fixed = [
         (b"content-type", PROBLEM_TYPE.encode()),
         (b"content-length", b"%d" % len(body)),
@@ -56,7 +56,7 @@ async def send_problem(
     await send({"type": "http.response.body", "body": body})
 
 
-def endpoint(scope: Scope) -> str:
+def route_template(scope: Scope) -> str:
     """Return the template of the request's route, or `unmatched` without a route."""
     route = scope.get("route")
     if route is None:
@@ -87,7 +87,7 @@ class HttpMetrics:
         status = ""
         ended: float | None = None
 
-        async def observed(message: Message) -> None:
+        async def observed_send(message: Message) -> None:
             nonlocal status, ended
             if message["type"] == "http.response.start":
                 status = str(message["status"])
@@ -96,7 +96,7 @@ class HttpMetrics:
             await send(message)
 
         try:
-            await self._app(scope, receive, observed)
+            await self._app(scope, receive, observed_send)
         except asyncio.CancelledError:
             status = status or _CLIENT_LEFT
             raise
@@ -108,7 +108,7 @@ class HttpMetrics:
 
     def _record(self, scope: Scope, status: str, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        template = endpoint(scope)
+        template = route_template(scope)
         counter = self._counters.get((method, template, status))
         if counter is None:
             counter = self._counters[(method, template, status)] = http_metrics.HTTP_REQUESTS.labels(
@@ -145,7 +145,7 @@ class RequestTimeout:
         started = False
         timer = asyncio.timeout(self._seconds)
 
-        async def watched(message: Message) -> None:
+        async def send_in_time(message: Message) -> None:
             nonlocal started
             if not started and message["type"] == "http.response.start":
                 if timer.expired():
@@ -158,7 +158,7 @@ class RequestTimeout:
 
         try:
             async with timer:
-                await self._app(scope, receive, watched)
+                await self._app(scope, receive, send_in_time)
         except TimeoutError:
             if started or not timer.expired():
                 raise
@@ -169,9 +169,9 @@ class RequestTimeout:
             await send_problem(send, 504, "request_timeout", detail, headers=close)
 
 
-def by_name(app: App, hosts: Hosts) -> App:
+def guard_hosts(app: App, hosts: Hosts) -> App:
     """Wrap an application so that it answers only requests for these host names."""
-    return app if hosts.any else HostGuard(app, hosts)
+    return app if hosts.allow_all else HostGuard(app, hosts)
 
 
 class HostGuard:
@@ -179,28 +179,28 @@ class HostGuard:
 
     def __init__(self, app: App, hosts: Hosts) -> None:
         self._app, self._hosts = app, hosts
-        self._known: set[bytes] = set()
+        self._allowed: set[bytes] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle an ASGI connection."""
         if scope["type"] == "lifespan" or self._allow(scope):
             await self._app(scope, receive, send)
             return
-        detail = f"the Host header is not a name of this service; {HOW}"
+        detail = f"the Host header is not a name of this service; {REMEDY}"
         await send_problem(_denial(scope, send), 421, "host_refused", detail)
 
     def _allow(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:
             if name == b"host":
-                return value in self._known or self._check(value)
+                return value in self._allowed or self._check(value)
         return True
 
     def _check(self, header: bytes) -> bool:
         if not self._hosts.allow(header.decode("latin-1")):
             return False
-        if len(self._known) >= _KNOWN_HOSTS:
-            self._known.clear()
-        self._known.add(header)
+        if len(self._allowed) >= _KNOWN_HOSTS:
+            self._allowed.clear()
+        self._allowed.add(header)
         return True
 
 
@@ -209,7 +209,7 @@ def _denial(scope: Scope, send: Send) -> Send:
     if scope["type"] == "http":
         return send
 
-    async def deny(message: Message) -> None:
+    async def send_denial(message: Message) -> None:
         await send({**message, "type": f"websocket.{message['type']}"})
 
-    return deny
+    return send_denial

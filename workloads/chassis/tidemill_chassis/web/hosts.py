@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 _NAME = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", re.ASCII)
-HOW = "use another host name, or add this name to TIDEMILL_ALLOWED_HOSTS"
+REMEDY = "use another host name, or add this name to TIDEMILL_ALLOWED_HOSTS"
 
 
 class Hosts:
@@ -27,9 +27,9 @@ class Hosts:
                 raise ValueError(
                     f"TIDEMILL_ALLOWED_HOSTS: {name!r} is not a host name; write a name such as api.example.com"
                 )
-        self.any = not hosts or "*" in hosts
+        self.allow_all = not hosts or "*" in hosts
         self._exact = {name for name in hosts if not name.startswith("*")}
-        self._below = tuple(name[1:] for name in hosts if name.startswith("*."))
+        self._subdomain_suffixes = tuple(name[1:] for name in hosts if name.startswith("*."))
 
     @classmethod
     def parse(cls, text: str) -> Hosts:
@@ -38,10 +38,10 @@ class Hosts:
 
     def allow(self, header: str | None) -> bool:
         """Return whether to allow a request with this Host header."""
-        if self.any or not header:
+        if self.allow_all or not header:
             return True
         name = _without_port(header.strip().lower()).rstrip(".")
-        return name in self._exact or name.endswith(self._below) or _is_address(name)
+        return name in self._exact or name.endswith(self._subdomain_suffixes) or _is_address(name)
 
 
 def _without_port(host: str) -> str:

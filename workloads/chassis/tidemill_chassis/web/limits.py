@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 _REFUSED = b"HTTP/1.1 %b\r\ncontent-length: 0\r\nconnection: close\r\n%b\r\n"
 _BUSY = _REFUSED % (b"503 Service Unavailable", b"retry-after: 2\r\n")
 _TOO_LARGE = _REFUSED % (b"431 Request Header Fields Too Large", b"")
-_LATE = _REFUSED % (b"408 Request Timeout", b"")
+_TIMED_OUT = _REFUSED % (b"408 Request Timeout", b"")
 
 _OTHER_DESCRIPTORS = 200
 
@@ -40,8 +40,8 @@ class HttpLimits:
             raise ValueError(f"TIDEMILL_HTTP_CONNECTIONS: {text!r}; write a whole number of at least 1")
         # reserve some file descriptors for files, and for connections to Kafka, Postgres and Redis
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = max(1, descriptors - _OTHER_DESCRIPTORS) if descriptors != resource.RLIM_INFINITY else int(text)
-        return cls(connections=min(int(text), most))
+        maximum = max(1, descriptors - _OTHER_DESCRIPTORS) if descriptors != resource.RLIM_INFINITY else int(text)
+        return cls(connections=min(int(text), maximum))
 
 
 class _TooLarge(Exception):
@@ -53,7 +53,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     limits: ClassVar[HttpLimits] = HttpLimits()
     _timer: asyncio.TimerHandle | None = None
-    _waited_for = 0
+    _pending_bytes = 0
     """How many bytes of an incomplete head were received."""
     _large = False
     """Whether the request's head may be too large. In that case, the exact size is computed."""
@@ -66,32 +66,32 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.write(_BUSY)
             self.transport.close()
             return
-        self._await_head()
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer of the connection."""
-        self._head_came()
+        self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse received data. Refuse a request head that is too large, and start the timer of an incomplete head."""
         before = self.cycle
-        self._large = len(data) + self._waited_for > self.limits.header_bytes
+        self._large = len(data) + self._pending_bytes > self.limits.header_bytes
         HttpToolsProtocol.data_received(self, data)
         cycle = self.cycle
         if cycle is not None and cycle.scope is self.scope:
             if cycle is before and cycle.response_complete and self._timer is None:
-                self._await_head()  # empty lines stop uvicorn's keep-alive timer without starting a request
+                self._start_timer()  # empty lines stop uvicorn's keep-alive timer without starting a request
             return
         if self.transport.is_closing() or self not in self.connections:
             return  # the connection was closed or became a WebSocket
         # Do not count data that may belong to the body of an earlier request.
         if cycle is before and (before is None or before.response_complete):
-            self._waited_for += len(data)
-        if self._waited_for > self.limits.header_bytes:
+            self._pending_bytes += len(data)
+        if self._pending_bytes > self.limits.header_bytes:
             self._refuse_head()
         elif self._timer is None:
-            self._await_head()
+            self._start_timer()
 
     def on_headers_complete(self) -> None:
         """Check the number and the size of a request's headers."""
@@ -99,7 +99,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._too_large = True
             raise _TooLarge
         if self._timer is not None:
-            self._head_came()
+            self._stop_timer()
         HttpToolsProtocol.on_headers_complete(self)
 
     def send_400_response(self, msg: str) -> None:
@@ -117,23 +117,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._too_large = True
         self.send_400_response("")
 
-    def _await_head(self) -> None:
-        self._timer = self.loop.call_later(self.limits.header_seconds, self._late)
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(self.limits.header_seconds, self._time_out)
 
-    def _head_came(self) -> None:
-        self._waited_for = 0
+    def _stop_timer(self) -> None:
+        self._pending_bytes = 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _late(self) -> None:
+    def _time_out(self) -> None:
         self._timer = None
         if not self.transport.is_closing():
-            if self._waited_for:
-                self.transport.write(_LATE)
+            if self._pending_bytes:
+                self.transport.write(_TIMED_OUT)
             self.transport.close()
 
 
-def bounded(limits: HttpLimits) -> type[Any]:
+def bounded_protocol(limits: HttpLimits) -> type[Any]:
     """Return the protocol class with these limits, for uvicorn's setting `http`."""
     return type("_Bounded", (BoundedProtocol,), {"limits": limits})

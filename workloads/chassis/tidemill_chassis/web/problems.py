@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tidemill_chassis.auth import Forbidden, Unauthorized
-from tidemill_chassis.web.asgi import PROBLEM_TYPE, problem
+from tidemill_chassis.web.asgi import PROBLEM_TYPE, problem_body
 
 
 class Problem(Exception):
@@ -31,7 +31,7 @@ class Problem(Exception):
     @property
     def body(self) -> bytes:
         """The problem details as JSON."""
-        return problem(self.status, self.code, self.detail, **self.extra)
+        return problem_body(self.status, self.code, self.detail, **self.extra)
 
     def response(self) -> Response:
         """Return the HTTP answer."""

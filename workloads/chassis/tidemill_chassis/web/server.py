@@ -15,11 +15,11 @@ from tidemill_chassis.web.hosts import Hosts
 from tidemill_contract.runtime import WorkloadSettings
 
 T = TypeVar("T")
-ASK_SECONDS = 4.0
+CALLBACK_TIMEOUT_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
-class Status:
+class StatusCallbacks:
     """Callbacks that return the state of a service: /health, readiness and liveness."""
 
     health: Callable[[], tuple[int, dict[str, Any]]]
@@ -30,7 +30,7 @@ class Status:
 class HttpServer(uvicorn.Server):
     """A uvicorn server that also starts a status server, if `status_port` is set."""
 
-    def __init__(self, config: uvicorn.Config, settings: WorkloadSettings, status: Status) -> None:
+    def __init__(self, config: uvicorn.Config, settings: WorkloadSettings, status: StatusCallbacks) -> None:
         super().__init__(config)
         self._settings, self._status = settings, status
         self._status_server: StatusServer | None = None
@@ -43,9 +43,9 @@ class HttpServer(uvicorn.Server):
             self._status_server = StatusServer(
                 self._settings.host,
                 self._settings.status_port,
-                _on(loop, status.health),
-                _on(loop, status.ready),
-                _on(loop, status.live),
+                _threadsafe(loop, status.health),
+                _threadsafe(loop, status.ready),
+                _threadsafe(loop, status.live),
                 hosts=Hosts.parse(self._settings.allowed_hosts),
             )
             self._status_server.start()
@@ -57,8 +57,8 @@ class HttpServer(uvicorn.Server):
             await asyncio.to_thread(self._status_server.stop)
 
 
-def _on(loop: asyncio.AbstractEventLoop, ask: Callable[[], T]) -> Callable[[], T]:
-    async def asked() -> T:
-        return ask()
+def _threadsafe(loop: asyncio.AbstractEventLoop, callback: Callable[[], T]) -> Callable[[], T]:
+    async def call_back() -> T:
+        return callback()
 
-    return lambda: asyncio.run_coroutine_threadsafe(asked(), loop).result(ASK_SECONDS)
+    return lambda: asyncio.run_coroutine_threadsafe(call_back(), loop).result(CALLBACK_TIMEOUT_SECONDS)

@@ -12,29 +12,29 @@ from typing import Any
 import msgspec
 
 from tidemill_contract.events.fields import MAX_EVENT_BYTES, MAX_KEY_BYTES, EventFields
-from tidemill_contract.events.judge import EventJudge
+from tidemill_contract.events.invalid_events import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
 from tidemill_contract.events.members import is_utf8, may_be_rounded
 from tidemill_contract.events.shapes import Leaf
 from tidemill_contract.events.timestamps import may_be_lenient
 from tidemill_contract.events.types import all_epoch_ms, micros_of
-from tidemill_contract.events.verdicts import FIELD_HEADER, QUARANTINE_PREFIX, REASON_HEADER, InvalidEvent, Reason
+from tidemill_contract.events.validator import EventValidator
 from tidemill_contract.resource.spec import PipelineSpec
 
 __all__ = [
     "FIELD_HEADER",
     "QUARANTINE_PREFIX",
     "REASON_HEADER",
-    "Decoded",
+    "DecodedBatch",
     "EventDecoder",
     "InvalidEvent",
     "Reason",
 ]
 
-_TOGETHER, _GROUP = 512, 64
+_JOINED_EVENTS, _GROUP_SIZE = 512, 64
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedBatch:
     """A decoded batch of events.
 
     Attributes:
@@ -57,10 +57,10 @@ class EventDecoder:
     """
 
     def __init__(
-        self, spec: PipelineSpec, *, exact: bool = False, array: Leaf | None = None, part: bool = False
+        self, spec: PipelineSpec, *, exact: bool = False, array: Leaf | None = None, is_part: bool = False
     ) -> None:
-        self._fields = fields = EventFields(spec, exact=exact, array=array, part=part)
-        self._judge = EventJudge(fields)
+        self._fields = fields = EventFields(spec, exact=exact, array=array, is_part=is_part)
+        self._validator = EventValidator(fields)
         self.names, self.event_time_field, self.times = fields.names, fields.event_time, fields.times
         self.type = fields.shape.type
         self._decode = fields.decode
@@ -78,21 +78,21 @@ class EventDecoder:
 
         Fields of type `json` are copied from the events' bytes `raws`.
         """
-        texts = map(msgspec.json.encode, self._fields.shape.flattened(events, self._fields.decimals.shown))
-        if self._fields.kept is not None:
-            texts = map(self._fields.kept.added, texts, raws)
+        texts = map(msgspec.json.encode, self._fields.shape.flatten(events, self._fields.decimals.formatters))
+        if self._fields.json_fields is not None:
+            texts = map(self._fields.json_fields.add_to, texts, raws)
         return [text.decode() for text in texts]
 
     def decode(self, raw: bytes, now_ms: int) -> Any:
         """Decode the event in `raw`, or raise InvalidEvent. `now_ms` is the current time."""
-        return self._judge.judged(raw, now_ms)[0]
+        return self._validator.decode_event(raw, now_ms)[0]
 
     def refusal(self, raw: bytes, now_ms: int) -> InvalidEvent | None:
         """Return why the event in `raw` is invalid, or None if the event is valid."""
         try:
-            self._judge.judged(raw, now_ms)
-        except InvalidEvent as verdict:
-            return verdict
+            self._validator.decode_event(raw, now_ms)
+        except InvalidEvent as error:
+            return error
         return None
 
     def decode_batch(
@@ -102,7 +102,7 @@ class EventDecoder:
         decoded = self.decode_all(raws, now_ms, largest=largest)
         return decoded.events, decoded.invalid
 
-    def decode_all(self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None) -> Decoded:
+    def decode_all(self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None) -> DecodedBatch:
         """Decode a batch of events, and validate each event as `decode` does.
 
         Args:
@@ -111,30 +111,30 @@ class EventDecoder:
             largest: the size of the largest record in bytes, or None to compute it.
         """
         largest = max(map(len, raws), default=0) if largest is None else largest
-        plain = self.decode_plain(raws, now_ms, largest)
-        if plain is not None:
-            return plain
+        decoded = self.decode_together(raws, now_ms, largest)
+        if decoded is not None:
+            return decoded
         events: list[Any] = []
         invalid: dict[int, InvalidEvent] = {}
         micros: list[int] = []
-        for start in range(0, len(raws), _GROUP):
-            group = raws[start : start + _GROUP]
-            plain = self.decode_plain(group, now_ms, max(map(len, group))) if len(raws) > _GROUP else None
-            if plain is not None:
-                events += plain.events
-                micros += plain.micros or [0] * len(group)
+        for start in range(0, len(raws), _GROUP_SIZE):
+            group = raws[start : start + _GROUP_SIZE]
+            decoded = self.decode_together(group, now_ms, max(map(len, group))) if len(raws) > _GROUP_SIZE else None
+            if decoded is not None:
+                events += decoded.events
+                micros += decoded.micros or [0] * len(group)
                 continue
             for index, raw in enumerate(group, start):
                 event, micro = None, 0
                 try:
-                    event, micro = self._judge.judged(raw, now_ms)
-                except InvalidEvent as verdict:
-                    invalid[index] = verdict
+                    event, micro = self._validator.decode_event(raw, now_ms)
+                except InvalidEvent as error:
+                    invalid[index] = error
                 events.append(event)
                 micros.append(micro)
-        return Decoded(events, invalid, micros if self._fields.exact else None)
+        return DecodedBatch(events, invalid, micros if self._fields.exact else None)
 
-    def decode_plain(self, raws: Sequence[bytes], now_ms: int, largest: int) -> Decoded | None:
+    def decode_together(self, raws: Sequence[bytes], now_ms: int, largest: int) -> DecodedBatch | None:
         """Decode a batch and check its events together. If the events must be checked one by one, return None."""
         if not 0 < largest <= MAX_EVENT_BYTES:
             return None
@@ -143,14 +143,12 @@ class EventDecoder:
             events = [decode(raw) for raw in raws]
         except Exception:  # after any error, the events are read one by one
             return None
-        return self.plain(events, raws, now_ms, largest, whole=True)
+        return self.validate_together(events, raws, now_ms, largest, whole=True)
 
-    def plain(
+    def validate_together(
         self, events: list[Any], raws: Sequence[bytes], now_ms: int, largest: int, *, whole: bool
-    ) -> Decoded | None:
+    ) -> DecodedBatch | None:
         """Check decoded events together, or return None if the events must be checked one by one.
-
-        `whole` is true if each record is one event.
 
         Args:
             events: the events that the JSON reader returned for `raws`.
@@ -160,61 +158,62 @@ class EventDecoder:
             whole: whether each record is one event.
         """
         micros, rounded = None, None
+        shape, times, truncate = self._fields.shape, self._fields.times, self._validator.truncate_times
         try:
             # A few events are joined at a time. Their bytes fit into the CPU cache, so the searches below are faster.
-            parts = [b"\n".join(raws[i : i + _TOGETHER]) for i in range(0, len(raws), _TOGETHER)]
-            if self._unusual(events, parts, largest):
+            parts = [b"\n".join(raws[i : i + _JOINED_EVENTS]) for i in range(0, len(raws), _JOINED_EVENTS)]
+            if self._needs_single_checks(events, parts, largest):
                 return None
             for name in self._fields.timestamps:
-                values = self._fields.shape.values(events, name)
-                own = name == self._fields.event_time
+                values = shape.values(events, name)
+                is_event_time = name == self._fields.event_time
                 if name in self._fields.formats:
                     exact = self._fields.formats[name].all_micros(values)
                     values = [None if each is None else each // 1000 for each in exact]
-                    if own and self._fields.exact:
+                    if is_event_time and self._fields.exact:
                         micros = [(each or 0) % 1000 for each in exact]
-                    self._fields.shape.put(events, name, values)
+                    shape.put(events, name, values)
                     non_null = [value for value in values if value is not None]
-                    if non_null and not self._fields.times.surely(non_null, own=own, now_ms=now_ms):
+                    if non_null and not times.are_all_valid(non_null, is_event_time=is_event_time, now_ms=now_ms):
                         return None
                     continue
                 kinds = set(map(type, values))
                 if kinds != {int}:
                     if rounded is None and dt.datetime in kinds:
-                        # `cut` may decode an event again, which discards converted times. Therefore, run `cut` before
-                        # the first conversion. Only fields without a format need `cut`. `timestamps` lists these fields
-                        # first.
+                        # `truncate_times` may decode an event again, which discards converted times. Therefore, run it
+                        # before the first conversion. Only fields without a format need it. `timestamps` lists these
+                        # fields first.
                         rounded = any(map(may_be_rounded, parts))
                         if rounded and not whole:
                             return None
                         if rounded:
-                            events = [self._judge.cut(raw, event) for raw, event in zip(raws, events, strict=True)]
-                            values = self._fields.shape.values(events, name)
-                    if own and self._fields.exact:
+                            events = [truncate(raw, event) for raw, event in zip(raws, events, strict=True)]
+                            values = shape.values(events, name)
+                    if is_event_time and self._fields.exact:
                         micros = list(map(micros_of, values))
                     values = all_epoch_ms(values, kinds)
-                    self._fields.shape.put(events, name, values)
+                    shape.put(events, name, values)
                     if type(None) in kinds:
                         values = [value for value in values if value is not None]
-                if values and not self._fields.times.surely(values, own=own, now_ms=now_ms):
+                if values and not times.are_all_valid(values, is_event_time=is_event_time, now_ms=now_ms):
                     return None
-            self._fields.decimals.scale_all(self._fields.shape, events)
-        except Exception:  # as in `decode_plain`
+            self._fields.decimals.scale_all(shape, events)
+        except Exception:  # as in `decode_together`
             return None
-        return Decoded(events, {}, micros)
+        return DecodedBatch(events, {}, micros)
 
-    def _unusual(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
+    def _needs_single_checks(self, events: list[Any], parts: list[bytes], largest: int) -> bool:
         # Search for the backslash alone first, because this search is faster, and most events have no backslash.
         if any(b"\\" in part and b"\\u0000" in part for part in parts):
             return True
         # The JSON reader does not check UTF-8 in members that it skips, so UTF-8 is checked here.
         if not all(part.isascii() or is_utf8(part) for part in parts):
             return True
-        if self._fields.takes_any and any(b'"payload"' in part or b'"op"' in part for part in parts):
+        if self._fields.accepts_envelopes and any(b'"payload"' in part or b'"op"' in part for part in parts):
             return True
-        if any(map(self._fields.decimals.may_be_other, parts)):
+        if any(map(self._fields.decimals.may_be_lenient, parts)):
             return True
-        for name in self._fields.counts:
+        for name in self._fields.numeric_timestamps:
             kinds = set(map(type, self._fields.shape.values(events, name)))
             if Decimal in kinds and any(map(may_be_lenient, parts)):
                 return True

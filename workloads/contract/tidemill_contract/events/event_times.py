@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tidemill_contract.events.details import SECONDS_FROM, SECONDS_TO, counts_seconds, unit_hint
-from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.events.event_errors import SECONDS_FROM, SECONDS_TO, time_in_seconds, unit_hint
+from tidemill_contract.events.invalid_events import InvalidEvent, Reason
 
 MIN_TIMESTAMP_MS, MAX_TIMESTAMP_MS = -62_135_596_800_000, 253_402_300_799_999
 """The first and the last millisecond of the years 1 to 9999."""
@@ -21,10 +21,10 @@ class EventTimes:
         """Return the latest event time that is valid at wall time `now_ms`."""
         return now_ms + self._max_future_ms
 
-    def surely(self, values: Sequence[int], *, own: bool, now_ms: int) -> bool:
+    def are_all_valid(self, values: Sequence[int], *, is_event_time: bool, now_ms: int) -> bool:
         """Return True if all times are valid, or False if each time must be checked separately."""
         low, high = min(values), max(values)
-        if own:
+        if is_event_time:
             return low > SECONDS_TO and high <= self.latest(now_ms)
         if low < MIN_TIMESTAMP_MS or high > MAX_TIMESTAMP_MS:
             return False
@@ -33,7 +33,7 @@ class EventTimes:
     def check_record(self, record_time_ms: int, now_ms: int) -> None:
         """Raise InvalidEvent if a record's timestamp is not a valid event time."""
         if SECONDS_FROM <= record_time_ms <= SECONDS_TO:
-            raise counts_seconds(None, record_time_ms)
+            raise time_in_seconds(None, record_time_ms)
         self.check(record_time_ms, now_ms)
 
     def check(self, event_time_ms: int, now_ms: int) -> None:

@@ -10,8 +10,8 @@ import msgspec
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.events.decimals import Decimals
 from tidemill_contract.events.event_times import EventTimes
-from tidemill_contract.events.kept_json import JSON, KeptJson
-from tidemill_contract.events.shapes import Leaf, Shape, unread
+from tidemill_contract.events.json_fields import JSON, JsonFields
+from tidemill_contract.events.shapes import Leaf, Shape, ignored_leaves
 from tidemill_contract.events.timestamps import TimeFormat
 from tidemill_contract.events.types import default_of, kind_of, type_of
 from tidemill_contract.functions.base import STRINGS
@@ -38,46 +38,46 @@ class EventFields:
 
     Attributes:
         timestamps: the fields of type timestamp, with fields without a format first.
-        counts: the fields of type timestamp whose values are numbers in a unit, such as seconds.
+        numeric_timestamps: the fields of type timestamp whose values are numbers in a unit, such as seconds.
         group_strings: the fields of type string that an aggregation or an anomaly rule groups by.
-        checked: the names of the fields and of the exploded array. An event with none of these members may be an
+        expected_names: the names of the fields and of the exploded array. An event with none of these members may be an
             envelope.
         may_be_envelope: whether to look for an unexpected envelope if an event is invalid.
-        takes_any: whether no field is required, so that an unexpected envelope would be a valid event.
+        accepts_envelopes: whether no field is required, so that an unexpected envelope would be a valid event.
     """
 
-    def __init__(self, spec: PipelineSpec, *, exact: bool, array: Leaf | None, part: bool) -> None:
+    def __init__(self, spec: PipelineSpec, *, exact: bool, array: Leaf | None, is_part: bool) -> None:
         fields = [field for field in spec.source.fields if field.origin == "value" and field.type != JSON]
-        kept = {field.name: field.steps for field in spec.source.fields if field.type == JSON}
-        self.kept = KeptJson(kept) if kept else None
+        json_paths = {field.name: field.steps for field in spec.source.fields if field.type == JSON}
+        self.json_fields = JsonFields(json_paths) if json_paths else None
         self.names = tuple(field.name for field in fields)
-        time = spec.source.event_time.field
-        leaves = [Leaf(f.name, f.steps, type_of(f), f.required or f.name == time, default_of(f)) for f in fields]
+        event_time = spec.source.event_time.field
+        leaves = [Leaf(f.name, f.steps, type_of(f), f.required or f.name == event_time, default_of(f)) for f in fields]
         # If a pipeline has a Python stage, do not report envelopes, because the stage may unwrap envelopes.
-        unwraps = spec.transform.python is not None or spec.source.written.envelope != "none"
-        self.may_be_envelope = not part and not unwraps
-        self.takes_any = self.may_be_envelope and not any(leaf.required for leaf in leaves)
-        self.checked = self.names if array is None else (*self.names, array.name)
+        unwraps = spec.transform.python is not None or spec.source.record_format.envelope != "none"
+        self.may_be_envelope = not is_part and not unwraps
+        self.accepts_envelopes = self.may_be_envelope and not any(leaf.required for leaf in leaves)
+        self.expected_names = self.names if array is None else (*self.names, array.name)
         leaves += [array] if array is not None else []
-        beside = [field for field in spec.source.fields if field.origin != "value"]
-        leaves += [Leaf(field.name, field.steps, Any, required=False, beside=True) for field in beside]
-        leaves += unread(kept, leaves) if spec.source.strict else []
+        outside_fields = [field for field in spec.source.fields if field.origin != "value"]
+        leaves += [Leaf(field.name, field.steps, Any, required=False, is_outside=True) for field in outside_fields]
+        leaves += ignored_leaves(json_paths, leaves) if spec.source.strict else []
         self.shape = Shape(leaves, strict=spec.source.strict)
         self.decode = msgspec.json.Decoder(self.shape.type).decode
         # If several fields are read from the same member, only the first of these fields is validated.
-        first = self.shape.first
-        fields = [field for field in fields if field.name not in first]
-        self.event_time = first.get(time, time) if time in self.names else None
+        duplicate_of = self.shape.duplicate_of
+        fields = [field for field in fields if field.name not in duplicate_of]
+        self.event_time = duplicate_of.get(event_time, event_time) if event_time in self.names else None
         self.exact = exact and self.event_time is not None
         self.kinds = {field.name: kind_of(field) for field in fields}
         self.steps = {field.name: field.steps for field in fields}
         formats = {field.name: TimeFormat.of(field) for field in fields if field.type == "timestamp"}
         self.timestamps = tuple(sorted(formats, key=lambda name: formats[name] is not None))
-        self.formats = {name: written for name, written in formats.items() if written is not None}
-        self.counts = tuple(name for name, written in self.formats.items() if written.counts)
-        self.decimals = Decimals(spec.source.fields, first, part=part)
+        self.formats = {name: time_format for name, time_format in formats.items() if time_format is not None}
+        self.numeric_timestamps = tuple(name for name, time_format in self.formats.items() if time_format.is_numeric)
+        self.decimals = Decimals(spec.source.fields, duplicate_of, is_part=is_part)
         self.strings = tuple(field.name for field in fields if field.type == "string")
-        self.lists = tuple(field.name for field in fields if field.type == STRINGS)
-        groups = {first.get(name, name) for name in spec.group_columns}
+        self.string_lists = tuple(field.name for field in fields if field.type == STRINGS)
+        groups = {duplicate_of.get(name, name) for name in spec.group_columns}
         self.group_strings = tuple(name for name in self.strings if name in groups)
         self.times = EventTimes(self.event_time, parse_ms(spec.source.event_time.max_future))

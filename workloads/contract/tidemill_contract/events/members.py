@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 
 import msgspec
 
-BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+JSON_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """The errors that a JSON reader raises for invalid JSON or unexpected types."""
 Members = dict[str, bytes]
 """The JSON text of each member in an event. If a name occurs twice, the last member counts."""
@@ -20,14 +20,14 @@ Members = dict[str, bytes]
 _LONG_FRACTION = re.compile(rb"\.(?<=:..:..\.)\d{6}[5-9]")
 # Matches a dot, digit or colon that is written as a JSON escape, such as `\u002e`.
 _ESCAPED = re.compile(rb"\\u00(?:2[eE]|3[0-9aA])")
-_CUT = re.compile(r"(.*:\d\d:\d\d\.\d{6})\d+([^\d].*)", re.ASCII | re.DOTALL)
+_MORE_THAN_MICROS = re.compile(r"(.*:\d\d:\d\d\.\d{6})\d+([^\d].*)", re.ASCII | re.DOTALL)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_MOST_DIGITS = 19
+_MAX_DIGITS = 19
 _TOO_LARGE = 10**20
 
 _read = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _read_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_text = msgspec.json.Decoder(str).decode
+_read_text = msgspec.json.Decoder(str).decode
 
 
 def is_utf8(raw: bytes) -> bool:
@@ -64,19 +64,19 @@ def may_be_rounded(raw: bytes) -> bool:
     return bool(_LONG_FRACTION.search(raw)) or (b"\\u00" in raw and bool(_ESCAPED.search(raw)))
 
 
-def mended(raw_members: Members, kinds: Mapping[str, str]) -> bytes | None:
+def normalize(raw_members: Members, kinds: Mapping[str, str]) -> bytes | None:
     """Rewrite valid values that the typed decoder refuses, or return None if there are no such values."""
     changed = {}
     for name, value in raw_members.items():
         kind = kinds.get(name)
         if kind == "integer" or (kind == "timestamp" and value[:1] != b'"'):
-            better = _whole(value)
+            rewritten = _as_integer(value)
         elif kind == "timestamp":
-            better = _moment(value)
+            rewritten = _as_timestamp(value)
         else:
             continue
-        if better is not None:
-            changed[name] = better
+        if rewritten is not None:
+            changed[name] = rewritten
     if not changed:
         return None
     return as_object(raw_members | changed)
@@ -101,7 +101,7 @@ def whole_number(text: str) -> int | None:
         return None
     if not number:
         return 0
-    if number.adjusted() >= _MOST_DIGITS:
+    if number.adjusted() >= _MAX_DIGITS:
         return -_TOO_LARGE if number < 0 else _TOO_LARGE
     if number.adjusted() < 0:
         return None
@@ -109,16 +109,16 @@ def whole_number(text: str) -> int | None:
     return value if value == number else None
 
 
-def _whole(value: bytes) -> bytes | None:
+def _as_integer(value: bytes) -> bytes | None:
     if value[:1] not in b"-0123456789" or not any(mark in value for mark in (b".", b"e", b"E")):
         return None
     number = whole_number(value.decode("ascii"))
     return None if number is None else str(number).encode()
 
 
-def _moment(value: bytes) -> bytes | None:
-    text = _text(value)
+def _as_timestamp(value: bytes) -> bytes | None:
+    text = _read_text(value)
     if _DATE.fullmatch(text):
         return msgspec.json.encode(f"{text}T00:00:00Z")
-    cut = _CUT.fullmatch(text)
-    return msgspec.json.encode(cut.group(1) + cut.group(2)) if cut else None
+    match = _MORE_THAN_MICROS.fullmatch(text)
+    return msgspec.json.encode(match.group(1) + match.group(2)) if match else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tidemill_contract.events.verdicts import (
+from tidemill_contract.events.invalid_events import (
     DETAIL_HEADER,
     FIELD_HEADER,
     QUARANTINE_PREFIX,
@@ -19,23 +19,23 @@ from tidemill_contract.events.verdicts import (
 Headers = list[tuple[str, bytes]]
 
 _FIELD_CHARACTERS, _DETAIL_CHARACTERS = 200, 500
-_GIVEN = frozenset(Reason) - {Reason.EXPRESSION_FAILED, Reason.REFUSED_BY_DATABASE, Reason.LATE}
+_ALLOWED_REASONS = frozenset(Reason) - {Reason.EXPRESSION_FAILED, Reason.REFUSED_BY_DATABASE, Reason.LATE}
 
 
-def headers(verdict: InvalidEvent) -> Headers:
+def headers(error: InvalidEvent) -> Headers:
     """Return the record headers for a refused event."""
-    made = [(REASON_HEADER, str(verdict.reason).encode())]
+    record_headers = [(REASON_HEADER, str(error.reason).encode())]
     # Headers can contain field names that a sender chose, so headers are truncated, and NUL is escaped.
     for name, text, characters in (
-        (FIELD_HEADER, verdict.field, _FIELD_CHARACTERS),
-        (DETAIL_HEADER, verdict.detail, _DETAIL_CHARACTERS),
+        (FIELD_HEADER, error.field, _FIELD_CHARACTERS),
+        (DETAIL_HEADER, error.detail, _DETAIL_CHARACTERS),
     ):
         if text:
-            made.append((name, text[:characters].replace("\0", "\\0").encode("utf-8", "replace")))
-    return made
+            record_headers.append((name, text[:characters].replace("\0", "\\0").encode("utf-8", "replace")))
+    return record_headers
 
 
-def verdict_of(
+def read_mark(
     value: bytes, headers: Sequence[tuple[str, bytes | None]], refusal: Callable[[bytes], InvalidEvent | None]
 ) -> InvalidEvent | None:
     """Return why an event with the mark is invalid, or None if its headers contain no allowed reason.
@@ -46,19 +46,21 @@ def verdict_of(
         refusal: a function that returns why an event's bytes are invalid, or None if the event is valid.
     """
     texts = {name: raw.decode("utf-8", "replace") for name, raw in headers if raw is not None}
-    if texts.get(REASON_HEADER) not in _GIVEN:
+    if texts.get(REASON_HEADER) not in _ALLOWED_REASONS:
         return None
     reason = Reason(texts[REASON_HEADER])
-    own = refusal(value[len(QUARANTINE_PREFIX) :])
+    event_error = refusal(value[len(QUARANTINE_PREFIX) :])
     # `refusal` cannot confirm these two reasons. `refusal` takes the record's timestamp as the current time. The
     # timestamp can be later than the moment at which ingest checked the event. `refusal` never runs the Python
     # function.
-    if own is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
+    if event_error is None and reason not in (Reason.TOO_FAR_IN_THE_FUTURE, Reason.TRANSFORM_FAILED):
         detail = (
             f"begins with a zero byte, the mark of ingest for refused events ({reason}); but the bytes after the zero"
             " byte are a valid event; if you wrote this record without ingest, omit the zero byte"
         )
         return InvalidEvent(Reason.NOT_JSON, None, detail)
-    default_detail = own.detail if own is not None and own.reason is reason else "refused by ingest"
+    default_detail = (
+        event_error.detail if event_error is not None and event_error.reason is reason else "refused by ingest"
+    )
     detail = texts.get(DETAIL_HEADER, "") or default_detail
     return InvalidEvent(reason, texts.get(FIELD_HEADER) or None, detail)

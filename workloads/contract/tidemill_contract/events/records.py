@@ -9,19 +9,19 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tidemill_contract.events.decoder import Decoded, EventDecoder
-from tidemill_contract.events.details import beyond_years, failed
-from tidemill_contract.events.elements import LIST, ElementDecoder, ExplodedArray
+from tidemill_contract.events.decoder import DecodedBatch, EventDecoder
+from tidemill_contract.events.elements import ELEMENTS_ATTRIBUTE, ElementDecoder, ExplodedArray
+from tidemill_contract.events.event_errors import decoder_failure, time_out_of_range
 from tidemill_contract.events.event_times import MAX_TIMESTAMP_MS
 from tidemill_contract.events.fields import with_fields
-from tidemill_contract.events.formats.opened import joined
+from tidemill_contract.events.formats.opened_reader import join_fields
 from tidemill_contract.events.formats.readers import Reader, reader_for
 from tidemill_contract.events.formats.texts import as_json
-from tidemill_contract.events.verdicts import InvalidEvent
+from tidemill_contract.events.invalid_events import InvalidEvent
 from tidemill_contract.resource.spec import PipelineSpec
 
-_TEXTS = ("key", "header")
-_MOST_KNOWN, _KNOWN_BYTES = 4_096, 1_024
+_TEXT_ORIGINS = ("key", "header")
+_MAX_CACHED_TEXTS, _MAX_CACHED_BYTES = 4_096, 1_024
 """The maximum number of cached JSON texts (headers and keys), and the maximum size of one text in bytes."""
 
 
@@ -42,7 +42,7 @@ class RecordDecoder:
     Attributes:
         event_time_field: the field with the event time, or None if the record's timestamp is the event time.
         headers: the names of the headers from which fields are read.
-        beside: whether any field is read from outside the record's value, such as from a header.
+        has_outside_fields: whether any field is read from outside the record's value, such as from a header.
     """
 
     def __init__(self, spec: PipelineSpec, *, exact: bool = False, reader: Reader | None = None) -> None:
@@ -54,16 +54,16 @@ class RecordDecoder:
         self._events = EventDecoder(spec, exact=exact, array=leaf) if reader is None else reader
         fields = spec.source.fields
         self.event_time_field = spec.source.event_time.field
-        self._own_value = _own_in_topic if spec.source.several else _own
-        self._own = [field for field in fields if field.origin in ("timestamp", "partition", "offset")]
-        self._texts = {field.name: field for field in fields if field.origin in _TEXTS}
-        self._places = tuple(field.header if field.origin == "header" else None for field in self._texts.values())
-        self._known: dict[tuple[bytes | None, ...], bytes] = {}
+        self._read_metadata = _metadata_in_topic if spec.source.is_multi_topic else _metadata
+        self._metadata_fields = [field for field in fields if field.origin in ("timestamp", "partition", "offset")]
+        self._texts = {field.name: field for field in fields if field.origin in _TEXT_ORIGINS}
+        self._text_headers = tuple(field.header if field.origin == "header" else None for field in self._texts.values())
+        self._document_cache: dict[tuple[bytes | None, ...], bytes] = {}
         self.headers = tuple(field.header for field in self._texts.values() if field.origin == "header")
         texts = [field.model_copy(update={"taken_from": None, "path": None}) for field in self._texts.values()]
-        texts_alone = with_fields(spec, texts, strict=False, format=None)
-        self._beside = EventDecoder(texts_alone, exact=exact, part=True) if texts else None
-        self.beside = bool(self._own or self._texts)
+        text_spec = with_fields(spec, texts, strict=False, format=None)
+        self._text_decoder = EventDecoder(text_spec, exact=exact, is_part=True) if texts else None
+        self.has_outside_fields = bool(self._metadata_fields or self._texts)
 
     @cached_property
     def elements(self) -> ElementDecoder:
@@ -71,7 +71,7 @@ class RecordDecoder:
         return ElementDecoder(self._spec, exact=self._exact)
 
     @cached_property
-    def _whole(self) -> EventDecoder | None:
+    def _element_decoder(self) -> EventDecoder | None:
         kind = self.elements.kind
         if self._array is None or kind is None or not isinstance(self._events, EventDecoder):
             return None
@@ -79,7 +79,7 @@ class RecordDecoder:
 
     def decode_all(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int | None = None, records: Sequence[Record] = ()
-    ) -> Decoded:
+    ) -> DecodedBatch:
         """Decode events as in `EventDecoder.decode_all`.
 
         If `records` is empty, fields from outside the event (such as headers) are null.
@@ -90,69 +90,71 @@ class RecordDecoder:
             decoded = self._events.read(raws, now_ms, _tombstones(raws, records))
         if self._array is not None:
             valid = [event for event in decoded.events if event is not None]
-            decoded = self._array.judged(decoded, self.values(valid, LIST), raws, self.document)
-        return self.complete(decoded, records, now_ms) if records and self.beside else decoded
+            decoded = self._array.validate(decoded, self.values(valid, ELEMENTS_ATTRIBUTE), raws, self.document)
+        return self.add_outside_fields(decoded, records, now_ms) if records and self.has_outside_fields else decoded
 
-    def decode_whole(
+    def decode_with_elements(
         self, raws: Sequence[bytes], now_ms: int, *, largest: int, records: Sequence[Record]
-    ) -> Decoded | None:
+    ) -> DecodedBatch | None:
         """Decode records and array elements in one pass. If the records must be decoded separately, return None."""
-        if self._array is None or self._whole is None:
+        if self._array is None or self._element_decoder is None:
             return None
-        decoded = self._whole.decode_plain(raws, now_ms, largest)
-        if decoded is None or not self._array.fits(self.values(decoded.events, LIST), largest):
+        decoded = self._element_decoder.decode_together(raws, now_ms, largest)
+        if decoded is None or not self._array.are_all_valid(self.values(decoded.events, ELEMENTS_ATTRIBUTE), largest):
             return None
-        return self.complete(decoded, records, now_ms)
+        return self.add_outside_fields(decoded, records, now_ms)
 
-    def complete(self, decoded: Decoded, records: Sequence[Record], now_ms: int) -> Decoded:
+    def add_outside_fields(self, decoded: DecodedBatch, records: Sequence[Record], now_ms: int) -> DecodedBatch:
         """Set and validate fields that are not read from the events, but for example from headers."""
-        if not self.beside:
+        if not self.has_outside_fields:
             return decoded
-        at = [index for index, event in enumerate(decoded.events) if event is not None]
-        if self._beside is not None:
+        indexes = [index for index, event in enumerate(decoded.events) if event is not None]
+        if self._text_decoder is not None:
             invalid: dict[int, InvalidEvent] = {}
-            decoded_texts = self._read_texts(at, invalid, records, now_ms)
+            decoded_texts = self._read_texts(indexes, invalid, records, now_ms)
             decoded = replace(decoded, invalid=decoded.invalid | invalid)
-            decoded = joined(decoded, at, decoded_texts, by=self._beside, into=self._events, fields=self._texts)
-            at = [index for index in at if index not in decoded.invalid]
-        for field in self._own:
-            values = [self._own_value(records[index], field.origin) for index in at]
+            decoded = join_fields(
+                decoded, indexes, decoded_texts, decoder=self._text_decoder, target=self._events, fields=self._texts
+            )
+            indexes = [index for index in indexes if index not in decoded.invalid]
+        for field in self._metadata_fields:
+            values = [self._read_metadata(records[index], field.origin) for index in indexes]
             if field.origin == "timestamp":
-                decoded, at, values = _without_far_times(decoded, at, values, field.name)
-            self._events.put([decoded.events[index] for index in at], field.name, values)
+                decoded, indexes, values = _without_far_times(decoded, indexes, values, field.name)
+            self._events.put([decoded.events[index] for index in indexes], field.name, values)
         return decoded
 
     def _read_texts(
-        self, at: Sequence[int], invalid: dict[int, InvalidEvent], records: Sequence[Record], now_ms: int
-    ) -> Decoded:
-        assert self._beside is not None  # noqa: S101 - checked by the caller
+        self, indexes: Sequence[int], invalid: dict[int, InvalidEvent], records: Sequence[Record], now_ms: int
+    ) -> DecodedBatch:
+        assert self._text_decoder is not None  # noqa: S101 - checked by the caller
         documents = []
-        for index in at:
+        for index in indexes:
             try:
-                documents.append(self._document(records[index]))
-            except InvalidEvent as verdict:
-                invalid[index] = verdict
+                documents.append(self._text_document(records[index]))
+            except InvalidEvent as error:
+                invalid[index] = error
                 documents.append(b"")
             except Exception as error:
-                invalid[index] = failed(error)
+                invalid[index] = decoder_failure(error)
                 documents.append(b"")
-        return self._beside.decode_all(documents, now_ms)
+        return self._text_decoder.decode_all(documents, now_ms)
 
-    def _document(self, record: Record) -> bytes:
+    def _text_document(self, record: Record) -> bytes:
         # If several headers have the same name, the last header counts, as in Kafka's clients.
-        held: dict[str | None, bytes | None] = dict(record.headers() or ())
-        held[None] = record.key()
-        texts = tuple(map(held.get, self._places))
-        document = self._known.get(texts)
+        values: dict[str | None, bytes | None] = dict(record.headers() or ())
+        values[None] = record.key()
+        texts = tuple(map(values.get, self._text_headers))
+        document = self._document_cache.get(texts)
         if document is None:
-            document = self._written(texts)
-            if len(document) <= _KNOWN_BYTES:
-                if len(self._known) >= _MOST_KNOWN:
-                    self._known.clear()
-                self._known[texts] = document
+            document = self._encode_texts(texts)
+            if len(document) <= _MAX_CACHED_BYTES:
+                if len(self._document_cache) >= _MAX_CACHED_TEXTS:
+                    self._document_cache.clear()
+                self._document_cache[texts] = document
         return document
 
-    def _written(self, texts: Sequence[bytes | None]) -> bytes:
+    def _encode_texts(self, texts: Sequence[bytes | None]) -> bytes:
         field_texts = zip(self._texts.items(), texts, strict=True)
         members = {name: msgspec.Raw(as_json(text, field)) for (name, field), text in field_texts if text is not None}
         return msgspec.json.encode(members)
@@ -186,26 +188,27 @@ def _tombstones(raws: Sequence[bytes], records: Sequence[Record]) -> list[int]:
 
 
 def _without_far_times(
-    decoded: Decoded, at: Sequence[int], times: Sequence[int | None], name: str
-) -> tuple[Decoded, list[int], list[int | None]]:
-    far = {index for index, time in zip(at, times, strict=True) if time is not None and time > MAX_TIMESTAMP_MS}
+    decoded: DecodedBatch, indexes: Sequence[int], times: Sequence[int | None], name: str
+) -> tuple[DecodedBatch, list[int], list[int | None]]:
+    pairs = list(zip(indexes, times, strict=True))
+    far = {index for index, time in pairs if time is not None and time > MAX_TIMESTAMP_MS}
     if not far:
-        return decoded, list(at), list(times)
-    kept = [(index, time) for index, time in zip(at, times, strict=True) if index not in far]
-    refused = {index: beyond_years(name, time) for index, time in zip(at, times, strict=True) if index in far}
+        return decoded, list(indexes), list(times)
+    valid = [(index, time) for index, time in pairs if index not in far]
+    errors = {index: time_out_of_range(name, time) for index, time in pairs if index in far}
     events = [None if index in far else event for index, event in enumerate(decoded.events)]
-    invalid = dict(sorted((decoded.invalid | refused).items()))
-    return replace(decoded, events=events, invalid=invalid), [i for i, _ in kept], [time for _, time in kept]
+    invalid = dict(sorted((decoded.invalid | errors).items()))
+    return replace(decoded, events=events, invalid=invalid), [i for i, _ in valid], [time for _, time in valid]
 
 
-def _own_in_topic(record: Record, origin: str) -> int | None:
+def _metadata_in_topic(record: Record, origin: str) -> int | None:
     if origin != "partition":
-        return _own(record, origin)
+        return _metadata(record, origin)
     in_topic: int | None = getattr(record, "topic_partition", record.partition)()
     return in_topic
 
 
-def _own(record: Record, origin: str) -> int | None:
+def _metadata(record: Record, origin: str) -> int | None:
     match origin:
         case "partition":
             return record.partition()

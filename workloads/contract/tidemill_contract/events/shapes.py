@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from tidemill_contract.events.details import misplaced, undeclared
+from tidemill_contract.events.event_errors import unknown_member, wrong_path
 from tidemill_contract.events.members import Members, items, members
 from tidemill_contract.resource.paths import Step, Steps
 
@@ -27,9 +27,9 @@ class Leaf:
     Attributes:
         kind: the type that the JSON reader expects for a value other than null.
         default: the value in decoded events if the field is absent or null.
-        beside: whether the value comes from outside the event, such as from a header.
-        unread: whether the JSON reader accepts the member, but ignores the value.
-        holds: if the leaf is the exploded array, the name of a field in the elements, for error messages.
+        is_outside: whether the value comes from outside the event, such as from a header.
+        is_ignored: whether the JSON reader accepts the member, but ignores the value.
+        element_field: if the leaf is the exploded array, the name of a field in the elements, for error messages.
     """
 
     name: str
@@ -37,9 +37,9 @@ class Leaf:
     kind: Any
     required: bool
     default: Any = None
-    beside: bool = False
-    unread: bool = False
-    holds: str = ""
+    is_outside: bool = False
+    is_ignored: bool = False
+    element_field: str = ""
 
 
 @dataclass
@@ -72,33 +72,35 @@ class Shape:
             structs or arrays.
         flat: a struct with all fields at the top level. If no field has a path, `flat` and `type` are the same.
         nested: whether `type` and `flat` differ.
-        first: for each field that shares a member with an earlier field, the name of the earlier field.
+        duplicate_of: for each field that shares a member with an earlier field, the name of the earlier field.
     """
 
     def __init__(self, leaves: Sequence[Leaf], *, strict: bool) -> None:
         self._strict = strict
-        self._root, self._inner = _Node(), list[_Node]()
-        every, leaves = leaves, _merged(leaves)
+        self._root, self._inner_nodes = _Node(), list[_Node]()
+        all_leaves, leaves = leaves, _merge(leaves)
         by_steps = {leaf.steps: leaf.name for leaf in leaves}
-        self.first = {leaf.name: by_steps[leaf.steps] for leaf in every if leaf.name != by_steps[leaf.steps]}
+        first_names = {leaf.name: by_steps[leaf.steps] for leaf in all_leaves}
+        self.duplicate_of = {name: first for name, first in first_names.items() if name != first}
         for leaf in leaves:
-            self._place(leaf)
-        read = [leaf for leaf in leaves if not leaf.unread]
-        self._declared = [leaf.steps for leaf in read if not leaf.beside]
-        self.tops = frozenset(str(steps[0]) for steps in self._declared)
-        self.nested = any(leaf.steps != (leaf.name,) or leaf.unread for leaf in leaves)
-        self.flat = _struct("Event", [_flat(leaf) for leaf in read], strict=strict)
-        shown = [_flat(leaf) for leaf in every if not leaf.holds and not leaf.unread]
-        self._shown = self.flat if len(shown) == len(read) else _struct("Event", shown, strict=strict)
-        self.type = self._compiled(self._root, "Event", "") if self.nested else self.flat
+            self._add_leaf(leaf)
+        read = [leaf for leaf in leaves if not leaf.is_ignored]
+        self._declared = [leaf.steps for leaf in read if not leaf.is_outside]
+        self.top_level_names = frozenset(str(steps[0]) for steps in self._declared)
+        self.nested = any(leaf.steps != (leaf.name,) or leaf.is_ignored for leaf in leaves)
+        self.flat = _struct("Event", [_field_definition(leaf) for leaf in read], strict=strict)
+        shown = [_field_definition(leaf) for leaf in all_leaves if not leaf.element_field and not leaf.is_ignored]
+        self._shown_type = self.flat if len(shown) == len(read) else _struct("Event", shown, strict=strict)
+        self.type = self._compile(self._root, "Event", "") if self.nested else self.flat
         self._owners = {leaf.name: self._owner(leaf) for leaf in leaves}
         self._getters = {
-            leaf.name: attrgetter(self._owner(leaf) + self.first.get(leaf.name, leaf.name)) for leaf in every
+            leaf.name: attrgetter(self._owner(leaf) + self.duplicate_of.get(leaf.name, leaf.name))
+            for leaf in all_leaves
         }
-        self._defaults = {leaf.name: leaf.default for leaf in every if leaf.default is not None}
+        self._defaults = {leaf.name: leaf.default for leaf in all_leaves if leaf.default is not None}
         self._read_flat = msgspec.json.Decoder(self.flat).decode
 
-    def _place(self, leaf: Leaf) -> None:
+    def _add_leaf(self, leaf: Leaf) -> None:
         node = self._root
         for depth, step in enumerate(leaf.steps[:-1], 1):
             child = node.children.setdefault(step, _Node(leaf.steps[:depth]))
@@ -106,19 +108,20 @@ class Shape:
             node = child
         node.children[leaf.steps[-1]] = leaf
 
-    def _compiled(self, node: _Node, name: str, owner: str) -> Any:
+    def _compile(self, node: _Node, name: str, owner: str) -> Any:
         node.owner = owner
         fields = []
         for step, child in node.children.items():
             if isinstance(child, Leaf):
-                fields.append((step, *_flat(child)))
+                fields.append((step, *_field_definition(child)))
                 continue
-            attribute = f"_{len(self._inner)}"
-            self._inner.append(child)
-            kind = self._compiled(child, attribute, f"{owner}{attribute}.")
-            fields.append((step, attribute, kind) if child.required else (step, attribute, kind | None, _new(kind)))
+            attribute = f"_{len(self._inner_nodes)}"
+            self._inner_nodes.append(child)
+            kind = self._compile(child, attribute, f"{owner}{attribute}.")
+            definition = (kind,) if child.required else (kind | None, _new_struct(kind))
+            fields.append((step, attribute, *definition))
         if node.is_array:
-            node.type = _array(name, fields)
+            node.type = _array_struct(name, fields)
         else:
             renamed = {attribute: str(step) for step, attribute, *_ in fields}
             node.type = _struct(name, [rest for _, *rest in fields], strict=self._strict, rename=renamed)
@@ -136,7 +139,7 @@ class Shape:
         try:
             field_values = list(map(get, events))
         except AttributeError:
-            self._fill(events)
+            self._add_missing_structs(events)
             field_values = list(map(get, events))
         default = self._defaults.get(name)
         if default is not None and NoneType in set(map(type, field_values)):
@@ -152,11 +155,11 @@ class Shape:
         owners = map(attrgetter(owner[:-1]), events) if owner else events
         deque(map(setattr, owners, repeat(name), values), maxlen=0)
 
-    def _fill(self, events: Sequence[Any]) -> None:
-        for node in self._inner:
+    def _add_missing_structs(self, events: Sequence[Any]) -> None:
+        for node in self._inner_nodes:
             outer, _, attribute = node.owner[:-1].rpartition(".")
-            held = events if not outer else list(map(attrgetter(outer), events))
-            for holder in held:
+            holders = events if not outer else list(map(attrgetter(outer), events))
+            for holder in holders:
                 if getattr(holder, attribute) is None:
                     setattr(holder, attribute, node.type())
 
@@ -167,36 +170,36 @@ class Shape:
             msgspec.ValidationError: the event is not valid.
         """
         flat = self._read_flat(raw)
-        return self._filled(self._root, flat) if self.nested else flat
+        return self._nest(self._root, flat) if self.nested else flat
 
-    def _filled(self, node: _Node, flat: Any) -> Any:
+    def _nest(self, node: _Node, flat: Any) -> Any:
         values: dict[str, Any] = {}
         for child in node.children.values():
             if isinstance(child, Leaf):
                 values[child.name] = getattr(flat, child.name, None)  # `flat` has no attributes for ignored fields
             else:
-                values[child.owner[:-1].rpartition(".")[2]] = self._filled(child, flat)
+                values[child.owner[:-1].rpartition(".")[2]] = self._nest(child, flat)
         if not node.is_array:
             return node.type(**values)
         return node.type(*(values.get(name, msgspec.Raw()) for name in node.type.__struct_fields__))
 
-    def flattened(self, events: Sequence[Any], shown: Mapping[str, Callable[[Any], str]]) -> Sequence[Any]:
+    def flatten(self, events: Sequence[Any], formatters: Mapping[str, Callable[[Any], str]]) -> Sequence[Any]:
         """Return the events as structs in which each field is an attribute.
 
-        `shown` contains, by field name, functions that convert values to text.
+        `formatters` contains, by field name, functions that convert values to text.
         """
-        if not self.nested and not self._defaults and not self.first and not shown:
+        if not self.nested and not self._defaults and not self.duplicate_of and not formatters:
             return events
-        names = self._shown.__struct_fields__
+        names = self._shown_type.__struct_fields__
         if not names:
-            return [self._shown()] * len(events)
+            return [self._shown_type()] * len(events)
         columns = [self.values(events, name) for name in names]
-        for place, name in enumerate(names):
-            if (show := shown.get(name)) is not None:
-                columns[place] = [None if value is None else show(value) for value in columns[place]]
-        return [self._shown(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+        for index, name in enumerate(names):
+            if (format_value := formatters.get(name)) is not None:
+                columns[index] = [None if value is None else format_value(value) for value in columns[index]]
+        return [self._shown_type(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
-    def extracted(self, raw: bytes) -> Members:
+    def extract(self, raw: bytes) -> Members:
         """Return the JSON text of each field in an event, by name.
 
         If no field has a path, the result also contains the event's undeclared members.
@@ -209,41 +212,41 @@ class Shape:
         if not self.nested:
             return members(raw)
         raw_fields: Members = {}
-        self._extract(self._root, members(raw), raw_fields)
+        self._extract_node(self._root, members(raw), raw_fields)
         return raw_fields
 
-    def _extract(self, node: _Node, held: Mapping[Any, bytes], raw_fields: Members) -> None:
+    def _extract_node(self, node: _Node, raw_members: Mapping[Any, bytes], raw_fields: Members) -> None:
         if self._strict and not node.is_array:
-            unread = next((name for name in held if name not in node.children), None)
-            if unread is not None:
-                raise undeclared((*node.steps, unread), self._declared)
+            unknown = next((name for name in raw_members if name not in node.children), None)
+            if unknown is not None:
+                raise unknown_member((*node.steps, unknown), self._declared)
         for step, child in node.children.items():
-            value = held.get(step)
+            value = raw_members.get(step)
             if value is None:
                 continue
             if isinstance(child, Leaf):
-                if child.holds and value[:1] != b"[" and value != b"null":
-                    raise misplaced(child.holds, child.steps, value, array=True)
-                if not child.beside and not child.unread:
+                if child.element_field and value[:1] != b"[" and value != b"null":
+                    raise wrong_path(child.element_field, child.steps, value, array=True)
+                if not child.is_outside and not child.is_ignored:
                     raw_fields[child.name] = value
             elif value != b"null":
                 if value[:1] != (b"[" if child.is_array else b"{"):
                     first = child.leaves()[0]
-                    raise misplaced(first.holds or first.name, child.steps, value, array=child.is_array)
+                    raise wrong_path(first.element_field or first.name, child.steps, value, array=child.is_array)
                 inner = dict(enumerate(items(value))) if child.is_array else members(value)
-                self._extract(child, inner, raw_fields)
+                self._extract_node(child, inner, raw_fields)
 
 
-def unread(kept: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
+def ignored_leaves(json_paths: Mapping[str, Steps], leaves: Sequence[Leaf]) -> list[Leaf]:
     """Return a `Leaf` for each field of type json. With it, the JSON reader ignores the values of these fields."""
     all_leaves = list(leaves)
-    for name, steps in sorted(kept.items(), key=lambda item: len(item[1])):
+    for name, steps in sorted(json_paths.items(), key=lambda item: len(item[1])):
         if not any(leaf.steps[: len(steps)] == steps[: len(leaf.steps)] for leaf in all_leaves):
-            all_leaves.append(Leaf(name, steps, Any, required=False, unread=True))
+            all_leaves.append(Leaf(name, steps, Any, required=False, is_ignored=True))
     return all_leaves[len(leaves) :]
 
 
-def _merged(leaves: Sequence[Leaf]) -> list[Leaf]:
+def _merge(leaves: Sequence[Leaf]) -> list[Leaf]:
     by_steps: dict[Steps, Leaf] = {}
     for leaf in leaves:
         first = by_steps.setdefault(leaf.steps, leaf)
@@ -251,13 +254,13 @@ def _merged(leaves: Sequence[Leaf]) -> list[Leaf]:
     return list(by_steps.values())
 
 
-def _flat(leaf: Leaf) -> tuple[Any, ...]:
+def _field_definition(leaf: Leaf) -> tuple[Any, ...]:
     if leaf.required:
         return leaf.name, leaf.kind
     return leaf.name, leaf.kind | None, leaf.default
 
 
-def _new(kind: Any) -> Any:
+def _new_struct(kind: Any) -> Any:
     return msgspec.field(default_factory=kind)
 
 
@@ -269,11 +272,11 @@ def _struct(
     return msgspec.defstruct(name, ordered, kw_only=True, forbid_unknown_fields=strict, gc=False, rename=rename)
 
 
-def _array(name: str, fields: Sequence[Any]) -> type[msgspec.Struct]:
+def _array_struct(name: str, fields: Sequence[Any]) -> type[msgspec.Struct]:
     by_place = {step: rest for step, *rest in fields}
-    last_needed = max((step for step, rest in by_place.items() if len(rest) == 2), default=-1)
+    last_required = max((step for step, rest in by_place.items() if len(rest) == 2), default=-1)
     ordered: list[tuple[Any, ...]] = []
     for place in range(max(by_place) + 1):
         attribute, kind, *default = by_place.get(place, (f"_at{place}", msgspec.Raw, msgspec.Raw()))
-        ordered.append((attribute, kind) if place <= last_needed else (attribute, kind, *default))
+        ordered.append((attribute, kind) if place <= last_required else (attribute, kind, *default))
     return msgspec.defstruct(name, ordered, array_like=True, gc=False)

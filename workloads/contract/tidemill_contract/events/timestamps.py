@@ -17,23 +17,23 @@ from typing import Any
 import msgspec
 
 from tidemill_contract.resource.source import FieldSpec
-from tidemill_contract.times import BeyondYears, read_local
+from tidemill_contract.times import YearOutOfRange, read_local
 
 RFC3339 = "rfc3339"
 UNITS = {"s": 6, "ms": 3, "us": 0, "ns": -3}
 """For each unit, the exponent `n`: one unit is 10^n microseconds."""
 _EPOCH, _MICROSECOND = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.timedelta(microseconds=1)
-_TEXTS_KEPT, _LONGEST_KEPT = 16_384, 64
+_MAX_CACHED_TEXTS, _MAX_CACHED_LENGTH = 16_384, 64
 """The maximum number of cached texts, and the maximum length of a cached text."""
-_MOST_DIGITS, _BEYOND = 25, 10**40
-"""In every unit, a number with more digits than `_MOST_DIGITS` is outside the years 1 to 9999. `_BEYOND` replaces the
+_MAX_DIGITS, _BEYOND = 25, 10**40
+"""In every unit, a number with more digits than `_MAX_DIGITS` is outside the years 1 to 9999. `_BEYOND` replaces the
 number, to limit the memory."""
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 # Matches JSON strings of blanks, underscores, escapes and digits of any script. Python may parse them as numbers.
 _MAYBE_NUMBERS = re.compile(rb'"(?:[\x00- +\-._0-9eE\x80-\xff]|\\u[0-9a-fA-F]{4}|\\[bfnrt])+"')
-_EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_FLOOR, Emin=-(10**6), Emax=10**6)
-_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-_TRIED = dt.datetime(2000, 11, 22, 13, 14, 15, tzinfo=dt.UTC)
+_FLOOR_CONTEXT = decimal.Context(prec=60, rounding=decimal.ROUND_FLOOR, Emin=-(10**6), Emax=10**6)
+_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_SAMPLE_TIME = dt.datetime(2000, 11, 22, 13, 14, 15, tzinfo=dt.UTC)
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]*(/[A-Za-z0-9_+\-]+)*", re.ASCII)
 
 
@@ -46,11 +46,11 @@ def check_format(text: str) -> None:
             "is not a timestamp format: write rfc3339, s, ms, us, ns or a pattern such as '%d.%m.%Y %H:%M'"
         )
     try:
-        parsed = dt.datetime.strptime(_TRIED.strftime(text), text)
+        parsed = dt.datetime.strptime(_SAMPLE_TIME.strftime(text), text)
     except (ValueError, re.error):
         remedy = "write directives of Python's strptime, such as '%d.%m.%Y %H:%M:%S'"
         raise ValueError(f"is not a timestamp pattern: {remedy}") from None
-    if parsed.date() != _TRIED.date():
+    if parsed.date() != _SAMPLE_TIME.date():
         raise ValueError("has no complete date: add year, month and day, such as %Y-%m-%d")
 
 
@@ -70,17 +70,17 @@ class TimeFormat:
     Attributes:
         type: the type that the JSON reader accepts.
         name: the format and the zone, for messages.
-        counts: whether the values are numbers in a unit, such as seconds since 1970.
-        guesses: whether to refuse numbers that are probably seconds.
+        is_numeric: whether the values are numbers in a unit, such as seconds since 1970.
+        refuses_seconds: whether to refuse numbers that are probably seconds.
     """
 
     def __init__(self, text: str, zone: str | None) -> None:
         self._unit = UNITS.get(text)
         self._pattern = text if "%" in text else None
         self._zone: dt.tzinfo = zoneinfo.ZoneInfo(zone) if zone else dt.UTC
-        self._read_known = lru_cache(maxsize=_TEXTS_KEPT)(self._micros_of_text)
-        self.counts = self._unit is not None
-        self.guesses = text == RFC3339
+        self._read_cached = lru_cache(maxsize=_MAX_CACHED_TEXTS)(self._micros_of_text)
+        self.is_numeric = self._unit is not None
+        self.refuses_seconds = text == RFC3339
         self.name = text if zone is None else f"{text} in {zone}"
         # Read numbers with a decimal point as Decimal, because floats are inexact.
         self.type: Any = int | str if self._unit is None else int | decimal.Decimal
@@ -95,7 +95,7 @@ class TimeFormat:
     def micros(self, value: Any) -> int:
         """Convert a value from the JSON reader to microseconds since 1970, or raise ValueError."""
         if self._unit is not None:
-            return _scaled(value, self._unit)
+            return _to_micros(value, self._unit)
         if value.__class__ is int:
             return int(value) * 1000 if self._pattern is None else self._read_text(str(value))
         return self._read_text(value)
@@ -107,25 +107,25 @@ class TimeFormat:
             factor, divisor = 10 ** max(self._unit, 0), 10 ** max(-self._unit, 0)
             return [value * factor // divisor for value in values]
         if self._unit is None and kinds == {str}:
-            short = max(map(len, values)) <= _LONGEST_KEPT
-            return list(map(self._read_known if short else self._read_text, values))
+            short = max(map(len, values)) <= _MAX_CACHED_LENGTH
+            return list(map(self._read_cached if short else self._read_text, values))
         if NoneType not in kinds:
             return list(map(self.micros, values))
         return [None if value is None else self.micros(value) for value in values]
 
     def _read_text(self, text: str) -> int:
-        return self._read_known(text) if len(text) <= _LONGEST_KEPT else self._micros_of_text(text)
+        return self._read_cached(text) if len(text) <= _MAX_CACHED_LENGTH else self._micros_of_text(text)
 
     def _micros_of_text(self, text: str) -> int:
         if self._pattern is None:
-            moment = read_local(text, self._zone)
+            time = read_local(text, self._zone)
         else:
-            moment = dt.datetime.strptime(text, self._pattern)
-            moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=self._zone)
+            time = dt.datetime.strptime(text, self._pattern)
+            time = time if time.tzinfo is not None else time.replace(tzinfo=self._zone)
         try:
-            return (moment - _EPOCH) // _MICROSECOND
+            return (time - _EPOCH) // _MICROSECOND
         except OverflowError:
-            raise BeyondYears from None
+            raise YearOutOfRange from None
 
     def hint(self, micros: int) -> str:
         """Return the remedy for a time outside the years 1 to 9999."""
@@ -134,7 +134,7 @@ class TimeFormat:
             seconds = micros / 10 ** (self._unit or 0) * 10**digits / 10**6
             if self._unit is not None and digits != self._unit and 631_152_000 <= seconds <= 4_102_444_800:
                 day = (_EPOCH + dt.timedelta(seconds=seconds)).date().isoformat()
-                return f"in {_NAMES[name]}, the value means {day}: set the field's format to {name}"
+                return f"in {_UNIT_NAMES[name]}, the value means {day}: set the field's format to {name}"
         return "send a time in these years"
 
 
@@ -155,7 +155,7 @@ def may_be_lenient(raw: bytes) -> bool:
     return False
 
 
-def _scaled(value: int | decimal.Decimal | str, digits: int) -> int:
+def _to_micros(value: int | decimal.Decimal | str, digits: int) -> int:
     if isinstance(value, int):
         value = max(-_BEYOND, min(value, _BEYOND))
         return value * int(10**digits) if digits >= 0 else value // int(10**-digits)
@@ -167,6 +167,6 @@ def _scaled(value: int | decimal.Decimal | str, digits: int) -> int:
         raise ValueError("the value is not a number") from None
     if not number.is_finite():
         raise ValueError("the value is not a number")
-    if number and number.adjusted() > _MOST_DIGITS:
+    if number and number.adjusted() > _MAX_DIGITS:
         return -_BEYOND if number < 0 else _BEYOND
-    return int(_EXACT.to_integral_value(_EXACT.scaleb(number, digits)))
+    return int(_FLOOR_CONTEXT.to_integral_value(_FLOOR_CONTEXT.scaleb(number, digits)))

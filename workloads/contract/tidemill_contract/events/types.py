@@ -10,26 +10,26 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tidemill_contract.decimals import is_plain
+from tidemill_contract.decimals import is_decimal_text
 from tidemill_contract.events.decimals import DecimalFormat
-from tidemill_contract.events.details import (
-    AS_WRITTEN,
+from tidemill_contract.events.event_errors import (
     SECONDS_FROM,
     SECONDS_TO,
-    beyond_years,
-    counts_seconds,
-    miswritten,
+    TIME_FORMAT_PREFIX,
+    time_in_seconds,
+    time_out_of_range,
+    wrong_time_format,
 )
 from tidemill_contract.events.event_times import MAX_TIMESTAMP_MS, MIN_TIMESTAMP_MS
-from tidemill_contract.events.members import as_object, members, mended
+from tidemill_contract.events.invalid_events import InvalidEvent
+from tidemill_contract.events.members import as_object, members, normalize
 from tidemill_contract.events.timestamps import TimeFormat
-from tidemill_contract.events.verdicts import InvalidEvent
 from tidemill_contract.resource.source import FieldSpec
-from tidemill_contract.times import BeyondYears
+from tidemill_contract.times import YearOutOfRange
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
-_DEFAULTS = {
+_DEFAULT_REMEDIES = {
     "string": "write a text without NUL characters, in quotes",
     "integer": "write a whole number of 64 bits",
     "number": "write a number",
@@ -50,9 +50,9 @@ TYPES: dict[str, Any] = {
 }
 
 
-def epoch_ms(moment: dt.datetime) -> int:
+def epoch_ms(time: dt.datetime) -> int:
     """Return the epoch milliseconds of a time, rounded down."""
-    return (moment - EPOCH) // _MILLISECOND
+    return (time - EPOCH) // _MILLISECOND
 
 
 def all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
@@ -63,26 +63,26 @@ def all_epoch_ms(values: list[Any], kinds: set[type]) -> list[Any]:
     return [s.days * 86_400_000 + s.seconds * 1000 + s.microseconds // 1000 for s in spans]
 
 
-def micros_of(moment: dt.datetime | int | None) -> int:
+def micros_of(time: dt.datetime | int | None) -> int:
     """Return the last three digits of a time's microseconds, such as 456 for 12:00:00.123456."""
-    return moment.microsecond % 1000 if isinstance(moment, dt.datetime) else 0
+    return time.microsecond % 1000 if isinstance(time, dt.datetime) else 0
 
 
 def type_of(field: FieldSpec) -> Any:
     """Return the type that the JSON reader expects for the non-null values of a field."""
-    written = TimeFormat.of(field)
-    return TYPES[field.type] if written is None else written.type
+    time_format = TimeFormat.of(field)
+    return TYPES[field.type] if time_format is None else time_format.type
 
 
 def kind_of(field: FieldSpec) -> str:
     """Return the field's type for messages, such as `decimal(18,2)` or a timestamp with its format."""
-    written, decimal = TimeFormat.of(field), DecimalFormat.of(field)
+    time_format, decimal = TimeFormat.of(field), DecimalFormat.of(field)
     if decimal is not None:
         return decimal.name
-    return field.type if written is None else f"{AS_WRITTEN}{written.name}"
+    return field.type if time_format is None else f"{TIME_FORMAT_PREFIX}{time_format.name}"
 
 
-def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, int]:
+def read_time(name: str, time_format: TimeFormat | None, value: Any) -> tuple[int, int]:
     """Return a timestamp as epoch milliseconds and the remaining microseconds (0 to 999).
 
     Raises:
@@ -90,20 +90,20 @@ def read_time(name: str, written: TimeFormat | None, value: Any) -> tuple[int, i
     """
     hint = None
     is_number = value.__class__ is int
-    if is_number and (written is None or written.guesses) and SECONDS_FROM <= value <= SECONDS_TO:
-        raise counts_seconds(name, value)
-    if written is not None:
+    if is_number and (time_format is None or time_format.refuses_seconds) and SECONDS_FROM <= value <= SECONDS_TO:
+        raise time_in_seconds(name, value)
+    if time_format is not None:
         try:
-            exact = written.micros(value)
-        except BeyondYears:
-            raise beyond_years(name, value, "send a time in these years") from None
+            exact = time_format.micros(value)
+        except YearOutOfRange:
+            raise time_out_of_range(name, value, "send a time in these years") from None
         except ValueError:
-            raise miswritten(name, f"{AS_WRITTEN}{written.name}", value) from None
-        time, micros, hint = exact // 1000, exact % 1000, written.hint(exact)
+            raise wrong_time_format(name, f"{TIME_FORMAT_PREFIX}{time_format.name}", value) from None
+        time, micros, hint = exact // 1000, exact % 1000, time_format.hint(exact)
     else:
         time, micros = (value, 0) if is_number else (epoch_ms(value), micros_of(value))
     if not MIN_TIMESTAMP_MS <= time <= MAX_TIMESTAMP_MS:
-        raise beyond_years(name, value, hint)
+        raise time_out_of_range(name, value, hint)
     return time, micros
 
 
@@ -114,8 +114,8 @@ def check_default(field: FieldSpec) -> None:
         return
     try:
         read_time(field.name, TimeFormat.of(field), value)
-    except InvalidEvent as verdict:
-        raise ValueError(f"is refused in events: {verdict.detail.removeprefix(f'{field.name}: ')}") from None
+    except InvalidEvent as error:
+        raise ValueError(f"is refused in events: {error.detail.removeprefix(f'{field.name}: ')}") from None
 
 
 def default_of(field: FieldSpec) -> Any:
@@ -126,20 +126,20 @@ def default_of(field: FieldSpec) -> Any:
     """
     if field.default is None:
         return None
-    written = TimeFormat.of(field)
+    time_format = TimeFormat.of(field)
     try:
         text = {field.name: msgspec.json.encode(field.default)}
-        whole = mended(text, {field.name: kind_of(field)}) or as_object(text)
-        value = msgspec.json.decode(members(whole)[field.name], type=type_of(field))
-        if written is not None:
-            written.micros(field.default if written.counts and isinstance(field.default, str) else value)
+        document = normalize(text, {field.name: kind_of(field)}) or as_object(text)
+        value = msgspec.json.decode(members(document)[field.name], type=type_of(field))
+        if time_format is not None:
+            time_format.micros(field.default if time_format.is_numeric and isinstance(field.default, str) else value)
         if (decimal := DecimalFormat.of(field)) is not None:
-            if isinstance(field.default, str) and not is_plain(field.default):
+            if isinstance(field.default, str) and not is_decimal_text(field.default):
                 raise ValueError
-            decimal.all_scaled([value])
+            decimal.scale_values([value])
     except (msgspec.MsgspecError, ArithmeticError, ValueError):
-        remedy = _DEFAULTS[field.type] if written is None else "write the default in the field's format"
+        remedy = _DEFAULT_REMEDIES[field.type] if time_format is None else "write the default in the field's format"
         raise ValueError(f"is not of type {kind_of(field)}: {remedy}") from None
     if isinstance(value, str) and "\0" in value:
-        raise ValueError(f"contains a NUL character: {_DEFAULTS[field.type]}")
+        raise ValueError(f"contains a NUL character: {_DEFAULT_REMEDIES[field.type]}")
     return epoch_ms(value) if isinstance(value, dt.datetime) else value

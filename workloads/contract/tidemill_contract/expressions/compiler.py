@@ -8,18 +8,17 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tidemill_contract.expressions.functions import UNSTABLE, apply_function
-from tidemill_contract.expressions.functions import case as case_of
+from tidemill_contract.expressions.functions import UNSTABLE, apply_function, case_when
 from tidemill_contract.expressions.syntax import Call, Case, Column, ExpressionError, Literal, Node, parse
-from tidemill_contract.expressions.values import POLARS_TYPES, Typed, column, literal, unsigned_zero
+from tidemill_contract.expressions.values import POLARS_TYPES, TypedExpression, column, literal, unsigned_zero
 from tidemill_contract.resource.spec import PipelineSpec
 
 __all__ = [
     "POLARS_TYPES",
     "ExpressionError",
     "Transform",
-    "check",
-    "columns",
+    "check_type",
+    "column_names",
     "compile_condition",
     "compile_transform",
     "derived_types",
@@ -36,12 +35,12 @@ class Transform:
     Attributes:
         derives: the name, the spec type and the polars expression of each derive, in order.
         condition: the filter.
-        further: columns that are added after the filter, in order.
+        after_filter: columns that are added after the filter, in order.
     """
 
     derives: tuple[tuple[str, str, pl.Expr], ...]
     condition: pl.Expr | None
-    further: tuple[pl.Expr, ...] = ()
+    after_filter: tuple[pl.Expr, ...] = ()
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Add the derived columns to `frame`, and keep only the rows for which the filter is true.
@@ -51,7 +50,7 @@ class Transform:
         for _, _, expression in self.derives:
             frame = _with_column(frame, expression)
         frame = frame if self.condition is None else frame.filter(self.condition)
-        for expression in self.further:
+        for expression in self.after_filter:
             frame = _with_column(frame, expression)
         return frame
 
@@ -96,7 +95,7 @@ def derived_types(spec: PipelineSpec) -> dict[str, str]:
     return {name: kind for name, kind, _ in compile_transform(spec).derives}
 
 
-def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> str:
+def check_type(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> str:
     """Return the type of an expression's values, such as `integer`.
 
     Args:
@@ -108,7 +107,7 @@ def check(text: str, types: Mapping[str, str], *, as_filter: bool = False) -> st
         ExpressionError: the expression is not valid, or is not a condition although `as_filter` is true.
     """
     expression, kind = (compile_condition(text, types), "boolean") if as_filter else _derive(text, types)
-    schema = {name: POLARS_TYPES[own] for name, own in types.items() if own in POLARS_TYPES}
+    schema = {name: POLARS_TYPES[column_kind] for name, column_kind in types.items() if column_kind in POLARS_TYPES}
     try:
         # Evaluate the expression without rows, to find out whether polars accepts the expression.
         pl.DataFrame(schema=schema).select(expression)
@@ -128,7 +127,7 @@ def compile_condition(text: str, types: Mapping[str, str]) -> pl.Expr:
     return typed.expression.cast(pl.Boolean())
 
 
-def columns(text: str) -> frozenset[str]:
+def column_names(text: str) -> frozenset[str]:
     """Return the names of all columns in an expression, or raise ExpressionError."""
     names: set[str] = set()
     stack: list[Node] = [parse(text)]
@@ -157,15 +156,15 @@ def _derive(text: str, types: Mapping[str, str]) -> tuple[pl.Expr, str]:
     return expression, typed.kind
 
 
-def _compile(node: Node, types: Mapping[str, str]) -> Typed:
+def _compile(node: Node, types: Mapping[str, str]) -> TypedExpression:
     match node:
         case Literal():
             return literal(node.value)
         case Column():
-            typed = _lookup(node.name, types)
+            typed = _typed_column(node.name, types)
         case Case():
             branches = [(_compile(condition, types), _compile(value, types)) for condition, value in node.branches]
-            typed = case_of(branches, _compile(node.default, types))
+            typed = case_when(branches, _compile(node.default, types))
         case Call():
             typed = apply_function(node.name, [_compile(argument, types) for argument in node.args])
     # Some functions use an argument twice. Each nested call of these functions may double the expression's size.
@@ -174,7 +173,7 @@ def _compile(node: Node, types: Mapping[str, str]) -> Typed:
     return typed
 
 
-def _lookup(name: str, types: Mapping[str, str]) -> Typed:
+def _typed_column(name: str, types: Mapping[str, str]) -> TypedExpression:
     if name in types:
         return column(name, types[name])
     if name.upper() in UNSTABLE:

@@ -9,28 +9,28 @@ from collections.abc import Sequence
 import polars as pl
 
 from tidemill_contract.decimals import DECIMALS
-from tidemill_contract.expressions import exact, moments, texts
+from tidemill_contract.expressions import decimals, texts, timestamps
 from tidemill_contract.expressions.syntax import ExpressionError
 from tidemill_contract.expressions.values import (
     NUMERIC,
     POLARS_TYPES,
     WIDE,
     Builder,
-    Built,
-    Row,
-    Typed,
+    FunctionRow,
+    Result,
+    TypedExpression,
     as_boolean,
     as_number,
     as_string,
-    chosen,
+    can_compare,
     constant,
     finite,
     literal,
     narrow,
+    narrow_decimal,
     quotient,
     unify,
     unsigned_zero,
-    varying_first,
 )
 
 _AGGREGATES = frozenset(
@@ -49,7 +49,7 @@ _CAST_TYPES = {
 }
 
 
-def apply_function(name: str, args: Sequence[Typed]) -> Typed:
+def apply_function(name: str, args: Sequence[TypedExpression]) -> TypedExpression:
     """Apply an operator or a function, or raise ExpressionError for wrong arguments."""
     if name in _AGGREGATES:
         raise ExpressionError(
@@ -67,12 +67,12 @@ def apply_function(name: str, args: Sequence[Typed]) -> Typed:
         count = str(least) if least == most else f"{least} to {most}" if most < _MANY else f"at least {least}"
         raise ExpressionError(f"{name} takes {count} argument{'' if count == '1' else 's'}, not {len(args)}")
     kind, expression = build(name, args)
-    factor = 2 if name in _TWICE else 1
+    factor = 2 if name in _DOUBLING else 1
     fixed = all(argument.fixed for argument in args)
-    return Typed(expression, kind, 1 + factor * sum(argument.size for argument in args), fixed=fixed)
+    return TypedExpression(expression, kind, 1 + factor * sum(argument.size for argument in args), fixed=fixed)
 
 
-def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
+def case_when(branches: Sequence[tuple[TypedExpression, TypedExpression]], default: TypedExpression) -> TypedExpression:
     """Return a `CASE WHEN` expression.
 
     Its value is the value of the first branch with a true condition, else the default.
@@ -87,11 +87,13 @@ def case(branches: Sequence[tuple[Typed, Typed]], default: Typed) -> Typed:
     for (condition, _), value in zip(reversed(branches), reversed(values[:-1]), strict=True):
         expression = pl.when(as_boolean("CASE WHEN", condition)).then(value).otherwise(expression)
     parts = [*(part for branch in branches for part in branch), default]
-    return Typed(expression, kind, 1 + sum(part.size for part in parts), fixed=all(part.fixed for part in parts))
+    return TypedExpression(
+        expression, kind, 1 + sum(part.size for part in parts), fixed=all(part.fixed for part in parts)
+    )
 
 
-def _arithmetic(name: str, args: Sequence[Typed]) -> Built:
-    if (built := exact.arithmetic(name, args)) is not None:
+def _arithmetic(name: str, args: Sequence[TypedExpression]) -> Result:
+    if (built := decimals.arithmetic(name, args)) is not None:
         return built
     floats = [as_number(f"'{name}'", argument) for argument in args]
     if name == "/":
@@ -105,8 +107,8 @@ def _arithmetic(name: str, args: Sequence[Typed]) -> Built:
     return "number", finite({"+": a + b, "-": a - b, "*": a * b}[name])
 
 
-def _mod(name: str, args: Sequence[Typed]) -> Built:
-    if (built := exact.arithmetic(name, args)) is not None:
+def _mod(name: str, args: Sequence[TypedExpression]) -> Result:
+    if (built := decimals.arithmetic(name, args)) is not None:
         return built
     for argument in args:
         if argument.kind != "integer":
@@ -117,48 +119,48 @@ def _mod(name: str, args: Sequence[Typed]) -> Built:
     return "integer", narrow(a.sign() * (a.abs() % b.abs()))
 
 
-def _negate(_name: str, args: Sequence[Typed]) -> Built:
+def _negate(_name: str, args: Sequence[TypedExpression]) -> Result:
     return _arithmetic("-", [literal(0) if args[0].kind in ("integer", *DECIMALS) else literal(0.0), args[0]])
 
 
 _MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
-def _compare(name: str, args: Sequence[Typed]) -> Built:
+def _compare(name: str, args: Sequence[TypedExpression]) -> Result:
     kind, (a, b) = unify(f"'{name}'", args, compared=True)
     if kind == "boolean" and name not in ("=", "<>"):
         raise ExpressionError(f"'{name}' does not order booleans; use = or <>")
     if any(argument.kind == "null" for argument in args):
         raise ExpressionError(f"'{name} NULL' is never true; write IS NULL or IS NOT NULL")
-    if not varying_first(*args):
+    if not can_compare(*args):
         name, a, b = _MIRRORED[name], b, a
     table = {"=": a == b, "<>": a != b, "<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}
     return "boolean", table[name]
 
 
-def _logic(name: str, args: Sequence[Typed]) -> Built:
+def _logic(name: str, args: Sequence[TypedExpression]) -> Result:
     terms = [as_boolean(name, argument) for argument in args]
     return "boolean", pl.all_horizontal(terms) if name == "AND" else pl.any_horizontal(terms)
 
 
-def _is(name: str, args: Sequence[Typed]) -> Built:
+def _is(name: str, args: Sequence[TypedExpression]) -> Result:
     if name == "IS NULL":
         return "boolean", args[0].expression.is_null()
     value = as_boolean(name, args[0])
     return "boolean", (value if name == "IS TRUE" else ~value).fill_null(False)
 
 
-def _in(name: str, args: Sequence[Typed]) -> Built:
+def _in(name: str, args: Sequence[TypedExpression]) -> Result:
     if not all(argument.is_constant and argument.kind != "null" for argument in args[1:]):
         raise ExpressionError("IN takes constants other than NULL; for other values, write 'x = a OR x = b'")
     kind, values = unify(name, args, compared=True)
+    if kind == "null":
+        return "boolean", args[0].expression
     # The value is compared with each constant, because `is_in` treats NULL differently from SQL.
-    return "boolean", pl.any_horizontal([values[0] == value for value in values[1:]]) if kind != "null" else args[
-        0
-    ].expression
+    return "boolean", pl.any_horizontal([values[0] == value for value in values[1:]])
 
 
-def _like(name: str, args: Sequence[Typed]) -> Built:
+def _like(name: str, args: Sequence[TypedExpression]) -> Result:
     pattern = constant(name, args[1], "the pattern", "string")
     escape = constant(name, args[2], "ESCAPE", "string") if len(args) > 2 else ""
     if len(args) > 2 and len(escape) != 1:
@@ -166,50 +168,51 @@ def _like(name: str, args: Sequence[Typed]) -> Built:
     regex, characters = "", iter(pattern)
     for character in characters:
         if character == escape:
-            meant = next(characters, "")
-            if meant not in ("%", "_", escape):
+            escaped = next(characters, "")
+            if escaped not in ("%", "_", escape):
                 raise ExpressionError(
-                    f"{name}: '{escape}{meant}' in the pattern is not valid; after the escape, write %, _ or '{escape}'"
+                    f"{name}: '{escape}{escaped}' in the pattern is not valid; after the escape, write %, _ or"
+                    f" '{escape}'"
                 )
-            regex += re.escape(meant)
+            regex += re.escape(escaped)
         else:
             regex += {"%": ".*", "_": "."}.get(character) or re.escape(character)
     flags = "(?s)" if name == "LIKE" else "(?si)"
     return "boolean", as_string(name, args[0]).str.contains(f"{flags}^{regex}$")
 
 
-def _coalesce(name: str, args: Sequence[Typed]) -> Built:
+def _coalesce(name: str, args: Sequence[TypedExpression]) -> Result:
     kind, values = unify(name, args, compared=True)
-    return kind, chosen(kind, pl.coalesce(values))
+    return kind, narrow_decimal(kind, pl.coalesce(values))
 
 
-def _nullif(name: str, args: Sequence[Typed]) -> Built:
+def _nullif(name: str, args: Sequence[TypedExpression]) -> Result:
     kind, (a, b) = unify(name, args, compared=True)
-    differs = a.ne_missing(b) if varying_first(*args) else b.ne_missing(a)
+    differs = a.ne_missing(b) if can_compare(*args) else b.ne_missing(a)
     if kind in DECIMALS and args[0].kind in ("integer", *DECIMALS):
         kind, a = args[0].kind, args[0].expression
-    return kind, chosen(kind, pl.when(differs | b.is_null()).then(a))
+    return kind, narrow_decimal(kind, pl.when(differs | b.is_null()).then(a))
 
 
-def _if(_name: str, args: Sequence[Typed]) -> Built:
-    result = case([(args[0], args[1])], args[2])
+def _if(_name: str, args: Sequence[TypedExpression]) -> Result:
+    result = case_when([(args[0], args[1])], args[2])
     return result.kind, result.expression
 
 
-def _extreme(name: str, args: Sequence[Typed]) -> Built:
+def _extreme(name: str, args: Sequence[TypedExpression]) -> Result:
     kind, values = unify(name, args, compared=True)
     if kind not in (*NUMERIC, *DECIMALS, "timestamp"):
         raise ExpressionError(f"{name} takes numbers or timestamps, not a {kind}")
-    return kind, chosen(kind, (pl.max_horizontal if name == "GREATEST" else pl.min_horizontal)(values))
+    return kind, narrow_decimal(kind, (pl.max_horizontal if name == "GREATEST" else pl.min_horizontal)(values))
 
 
-def _rounding(name: str, args: Sequence[Typed]) -> Built:
+def _rounding(name: str, args: Sequence[TypedExpression]) -> Result:
     digits = constant(name, args[1], "the number of digits", "integer", 0, 15) if len(args) > 1 else 0
     value = as_number(name, args[0])
     if args[0].kind == "integer":
         return "integer", args[0].expression
     if args[0].kind in DECIMALS:
-        return exact.rounded(name, args[0], digits)
+        return decimals.round_decimal(name, args[0], digits)
     match name:
         case "ROUND":
             return "number", finite(value.round(digits, mode="half_away_from_zero"))
@@ -218,7 +221,7 @@ def _rounding(name: str, args: Sequence[Typed]) -> Built:
     return "number", value.ceil()
 
 
-def _abs(name: str, args: Sequence[Typed]) -> Built:
+def _abs(name: str, args: Sequence[TypedExpression]) -> Result:
     value = as_number(name, args[0])
     if args[0].kind in ("integer", *DECIMALS):
         wide = args[0].expression.cast(WIDE)
@@ -226,7 +229,7 @@ def _abs(name: str, args: Sequence[Typed]) -> Built:
     return "number", value.abs() if name == "ABS" else value.sign()
 
 
-def _real(name: str, args: Sequence[Typed]) -> Built:
+def _float_function(name: str, args: Sequence[TypedExpression]) -> Result:
     a, *rest = (as_number(name, argument) for argument in args)
     match name:
         case "SQRT":
@@ -242,7 +245,7 @@ def _real(name: str, args: Sequence[Typed]) -> Built:
     return "number", finite(result)
 
 
-def _text(name: str, args: Sequence[Typed]) -> Built:
+def _text(name: str, args: Sequence[TypedExpression]) -> Result:
     value = as_string(name, args[0])
     match name:
         case "LENGTH":
@@ -258,7 +261,7 @@ def _text(name: str, args: Sequence[Typed]) -> Built:
     return "string", value.str.strip_chars_end()
 
 
-def _substring(name: str, args: Sequence[Typed]) -> Built:
+def _substring(name: str, args: Sequence[TypedExpression]) -> Result:
     value = as_string(name, args[0])
     if name == "LEFT":
         return "string", value.str.slice(0, constant(name, args[1], "the length", "integer"))
@@ -267,7 +270,7 @@ def _substring(name: str, args: Sequence[Typed]) -> Built:
     return "string", value.str.slice(start - 1, length)
 
 
-def _find(name: str, args: Sequence[Typed]) -> Built:
+def _find(name: str, args: Sequence[TypedExpression]) -> Result:
     value, part = as_string(name, args[0]), constant(name, args[1], "the text to search for", "string")
     match name:
         case "STARTS_WITH":
@@ -278,16 +281,16 @@ def _find(name: str, args: Sequence[Typed]) -> Built:
             return "boolean", value.str.contains(part, literal=True)
     if not part:
         raise ExpressionError("REPLACE: the text to search for must not be empty")
-    with_what = constant(name, args[2], "the replacement", "string")
-    return "string", value.str.replace_all(part, with_what, literal=True)
+    replacement = constant(name, args[2], "the replacement", "string")
+    return "string", value.str.replace_all(part, replacement, literal=True)
 
 
-def _concat(name: str, args: Sequence[Typed]) -> Built:
+def _concat(name: str, args: Sequence[TypedExpression]) -> Result:
     values = [_to_string(argument) for argument in args]
     return "string", pl.concat_str(values, ignore_nulls=name == "CONCAT")
 
 
-def _to_string(argument: Typed) -> pl.Expr:
+def _to_string(argument: TypedExpression) -> pl.Expr:
     match argument.kind:
         case "timestamp":
             return argument.expression.dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
@@ -296,22 +299,22 @@ def _to_string(argument: Typed) -> pl.Expr:
         case "number":
             return unsigned_zero(argument.expression).cast(pl.String())
     if argument.kind in DECIMALS:
-        return exact.text(argument)
+        return decimals.to_text(argument)
     return argument.expression.cast(pl.String())
 
 
-def _try_cast(name: str, args: Sequence[Typed]) -> Built:
-    source, wanted = args[0], str(args[1].constant)
-    if wanted.startswith(exact.DECIMAL_NAMES):
-        return exact.to_decimal(name, source, wanted)
-    kind = _CAST_TYPES.get(wanted)
+def _try_cast(name: str, args: Sequence[TypedExpression]) -> Result:
+    source, type_name = args[0], str(args[1].constant)
+    if type_name.startswith(decimals.DECIMAL_NAMES):
+        return decimals.to_decimal(name, source, type_name)
+    kind = _CAST_TYPES.get(type_name)
     if kind is None:
         raise ExpressionError(
-            f"{name} does not support the type {wanted}; use integer, number, decimal(18, 2), string, boolean or"
+            f"{name} does not support the type {type_name}; use integer, number, decimal(18, 2), string, boolean or"
             " timestamp"
         )
     if source.kind in DECIMALS:
-        return exact.from_decimal(source, kind)
+        return decimals.from_decimal(source, kind)
     value = source.expression
     if source.kind in (kind, "null"):
         return kind, value.cast(POLARS_TYPES[kind])
@@ -321,7 +324,9 @@ def _try_cast(name: str, args: Sequence[Typed]) -> Built:
         case "timestamp", "integer":
             return kind, value.dt.epoch("ms")
         case "integer", "timestamp":
-            return kind, pl.when(value.is_between(moments.MIN_MS, moments.MAX_MS)).then(value).cast(POLARS_TYPES[kind])
+            return kind, pl.when(value.is_between(timestamps.MIN_MS, timestamps.MAX_MS)).then(value).cast(
+                POLARS_TYPES[kind]
+            )
         case "string" | "integer" | "boolean", "number":
             return kind, finite(value.cast(pl.Float64(), strict=False))
         case "string" | "number" | "boolean", "integer":
@@ -329,15 +334,15 @@ def _try_cast(name: str, args: Sequence[Typed]) -> Built:
         case "integer" | "number", "boolean":
             return kind, value != 0
         case "string", "boolean":
-            low = value.str.to_lowercase()
-            return kind, pl.when(low == "true").then(pl.lit(True)).when(low == "false").then(pl.lit(False))
+            lowered = value.str.to_lowercase()
+            return kind, pl.when(lowered == "true").then(pl.lit(True)).when(lowered == "false").then(pl.lit(False))
     raise ExpressionError(f"a {source.kind} cannot be converted to a {kind}; declare the field as {kind}")
 
 
 _MANY = 256
 
 
-def _table(*rows: Row) -> dict[str, tuple[int, int, Builder]]:
+def _table(*rows: FunctionRow) -> dict[str, tuple[int, int, Builder]]:
     return {name: (least, most, build) for names, least, most, build in rows for name in names.split(",")}
 
 
@@ -358,8 +363,8 @@ _NAMED_FUNCTIONS = _table(
     ("ABS,SIGN", 1, 1, _abs),
     ("ROUND", 1, 2, _rounding),
     ("FLOOR,CEIL,CEILING", 1, 1, _rounding),
-    ("SQRT,LN,LOG10,EXP", 1, 1, _real),
-    ("POW,POWER", 2, 2, _real),
+    ("SQRT,LN,LOG10,EXP", 1, 1, _float_function),
+    ("POW,POWER", 2, 2, _float_function),
     ("MOD", 2, 2, _mod),
     ("COALESCE", 1, _MANY, _coalesce),
     ("IFNULL", 2, 2, _coalesce),
@@ -372,9 +377,9 @@ _NAMED_FUNCTIONS = _table(
     ("STARTS_WITH,ENDS_WITH,CONTAINS", 2, 2, _find),
     ("REPLACE", 3, 3, _find),
     ("CONCAT", 1, _MANY, _concat),
-    *texts.ROWS,
-    *moments.ROWS,
+    *texts.FUNCTIONS,
+    *timestamps.FUNCTIONS,
 )
 _FUNCTIONS = _OPERATORS | _NAMED_FUNCTIONS
-_TWICE = frozenset(("%", "MOD", "NULLIF", "IN", "||", "CONCAT", "TRY_CAST", *texts.TWICE, *moments.TWICE))
+_DOUBLING = frozenset(("%", "MOD", "NULLIF", "IN", "||", "CONCAT", "TRY_CAST", *texts.DOUBLING, *timestamps.DOUBLING))
 FUNCTION_NAMES = tuple(sorted([*_NAMED_FUNCTIONS, "EXTRACT", "TRY_CAST"]))

@@ -93,7 +93,7 @@ def parse(text: str) -> Node:
     Raises:
         ExpressionError: the text is not exactly one expression of the grammar.
     """
-    return _Parser(tokenize(text)).whole()
+    return _Parser(tokenize(text)).parse_all()
 
 
 class _Parser:
@@ -109,13 +109,13 @@ class _Parser:
     def _token(self) -> Token:
         return self._tokens[self._next]
 
-    def _word(self, *words: str) -> bool:
+    def _take_word(self, *words: str) -> bool:
         if self._token.kind == "word" and self._token.text.lower() in words:
             self._next += 1
             return True
         return False
 
-    def _sign(self, *signs: str) -> str | None:
+    def _take_sign(self, *signs: str) -> str | None:
         if self._token.kind == "sign" and self._token.text in signs:
             self._next += 1
             return self._tokens[self._next - 1].text
@@ -126,19 +126,19 @@ class _Parser:
         where = "at the end" if token.kind == "end" else f"at character {token.position + 1}, before '{token.text}'"
         raise ExpressionError(f"{wanted} expected {where}")
 
-    def _need_sign(self, sign: str) -> None:
-        if not self._sign(sign):
+    def _expect_sign(self, sign: str) -> None:
+        if not self._take_sign(sign):
             self._fail(f"'{sign}'")
 
-    def _need_word(self, word: str) -> None:
-        if not self._word(word):
+    def _expect_word(self, word: str) -> None:
+        if not self._take_word(word):
             self._fail(word.upper())
 
-    def whole(self) -> Node:
+    def parse_all(self) -> Node:
         node = self._or()
-        if self._sign("::"):
+        if self._take_sign("::"):
             raise ExpressionError("'::' fails for texts of another type; write TRY_CAST(… AS type) to get NULL")
-        if self._word("over"):
+        if self._take_word("over"):
             raise ExpressionError("OVER uses several events, but an expression has only one event; remove OVER")
         if self._token.kind != "end":
             self._fail("an operator or the end")
@@ -160,88 +160,88 @@ class _Parser:
         if self._depth > MAX_DEPTH:
             raise ExpressionError(f"nested more than {MAX_DEPTH} deep; split the expression into several derives")
         terms = [self._and()]
-        while self._word("or"):
+        while self._take_word("or"):
             terms.append(self._and())
         self._depth -= 1
         return terms[0] if len(terms) == 1 else Call("OR", tuple(terms))
 
     def _and(self) -> Node:
         terms = [self._not()]
-        while self._word("and"):
+        while self._take_word("and"):
             terms.append(self._not())
         return terms[0] if len(terms) == 1 else Call("AND", tuple(terms))
 
     def _not(self) -> Node:
         negations = 0
-        while self._word("not"):
+        while self._take_word("not"):
             negations += 1
         node = self._comparison()
         return Call("NOT", (node,)) if negations % 2 else node
 
     def _comparison(self) -> Node:
         node = self._concatenation()
-        if sign := self._sign("=", "<>", "!=", "<", "<=", ">", ">="):
+        if sign := self._take_sign("=", "<>", "!=", "<", "<=", ">", ">="):
             node = Call("<>" if sign == "!=" else sign, (node, self._concatenation()))
-            if self._sign("=", "<>", "!=", "<", "<=", ">", ">="):
+            if self._take_sign("=", "<>", "!=", "<", "<=", ">", ">="):
                 raise ExpressionError("comparisons cannot be chained; join two comparisons with AND")
             return node
-        if self._word("is"):
+        if self._take_word("is"):
             return self._is(node)
-        negated = self._word("not")
-        if self._word("in"):
+        negated = self._take_word("not")
+        if self._take_word("in"):
             node = self._in(node)
-        elif self._word("between"):
+        elif self._take_word("between"):
             low = self._concatenation()
-            self._need_word("and")
+            self._expect_word("and")
             node = Call("AND", (Call(">=", (node, low)), Call("<=", (node, self._concatenation()))))
-        elif self._word("like"):
+        elif self._take_word("like"):
             node = self._like("LIKE", node)
-        elif self._word("ilike"):
+        elif self._take_word("ilike"):
             node = self._like("ILIKE", node)
         elif negated:
             self._fail("IN, BETWEEN, LIKE or ILIKE")
         return Call("NOT", (node,)) if negated else node
 
     def _is(self, node: Node) -> Node:
-        negated = self._word("not")
+        negated = self._take_word("not")
         for word in ("null", "true", "false"):
-            if self._word(word):
+            if self._take_word(word):
                 node = Call(f"IS {word.upper()}", (node,))
                 return Call("NOT", (node,)) if negated else node
         self._fail("NULL, TRUE or FALSE")
 
     def _like(self, name: str, node: Node) -> Node:
         pattern = self._concatenation()
-        escape = (self._concatenation(),) if self._word("escape") else ()
+        escape = (self._concatenation(),) if self._take_word("escape") else ()
         return Call(name, (node, pattern, *escape))
 
     def _in(self, node: Node) -> Node:
-        self._need_sign("(")
+        self._expect_sign("(")
         if self._token.text.lower() in ("select", "with"):
             raise ExpressionError("subqueries are not allowed; list the values: IN ('a', 'b')")
         return Call("IN", (node, *self._list()))
 
     def _list(self) -> tuple[Node, ...]:
-        if self._sign(")"):
+        if self._take_sign(")"):
             return ()
         items = [self._or()]
-        while self._sign(","):
+        while self._take_sign(","):
             items.append(self._or())
-        self._need_sign(")")
+        self._expect_sign(")")
         return tuple(items)
 
     def _concatenation(self) -> Node:
-        return self._chain(self._sum, lambda: self._sign("||"))
+        return self._chain(self._sum, lambda: self._take_sign("||"))
 
     def _sum(self) -> Node:
-        return self._chain(self._product, lambda: self._sign("+", "-"))
+        return self._chain(self._product, lambda: self._take_sign("+", "-"))
 
     def _product(self) -> Node:
-        return self._chain(self._signed, lambda: self._sign("*", "/", "%"))
+        return self._chain(self._signed, lambda: self._take_sign("*", "/", "%"))
 
     def _signed(self) -> Node:
         minus = False
-        while sign := self._sign("-", "+"):
+        while sign := self._take_sign("-", "+"):
             minus ^= sign == "-"
         if self._token.kind == "number":
             self._next += 1
@@ -261,7 +261,7 @@ class _Parser:
                 if self._token.text.lower() in ("select", "with"):
                     raise ExpressionError("subqueries are not allowed; an expression uses only one event")
                 node = self._or()
-                self._need_sign(")")
+                self._expect_sign(")")
                 return node
             case "word":
                 return self._from_word(token.text.lower(), token)
@@ -278,7 +278,7 @@ class _Parser:
         if word in _RESERVED:
             self._next -= 1
             self._fail(f"a column, a value or a function (a field named '{word}' is written \"{word}\")")
-        if not self._sign("("):
+        if not self._take_sign("("):
             return self._column(word)
         if word in ("cast", "convert"):
             raise ExpressionError(
@@ -289,36 +289,36 @@ class _Parser:
         if word == "extract":
             part = self._token.text.upper()
             self._next += self._token.kind in ("word", "string")
-            self._need_word("from")
+            self._expect_word("from")
             node = Call("DATE_PART", (Literal(part.strip("'")), self._or()))
-            self._need_sign(")")
+            self._expect_sign(")")
             return node
-        if self._sign("*"):
+        if self._take_sign("*"):
             raise ExpressionError(f"{word.upper()}(*) uses several events; write a metric in aggregations[].metrics")
         call = Call(word.upper(), self._list())
-        if self._word("over"):
+        if self._take_word("over"):
             raise ExpressionError(f"{word.upper()}(…) OVER uses several events, but an expression has only one event")
         return call
 
     def _column(self, name: str) -> Node:
-        if self._sign("."):
+        if self._take_sign("."):
             raise ExpressionError(f"'{name}.' is not allowed; write column names without a table")
         return Column(name)
 
     def _try_cast(self) -> Node:
         node = self._or()
-        self._need_word("as")
+        self._expect_word("as")
         kind = self._token.text.upper()
         if self._token.kind != "word":
             self._fail("a type")
         self._next += 1
-        if self._sign("("):
+        if self._take_sign("("):
             digits = [self._digits()]
-            while self._sign(","):
+            while self._take_sign(","):
                 digits.append(self._digits())
-            self._need_sign(")")
+            self._expect_sign(")")
             kind = f"{kind}({','.join(digits)})"
-        self._need_sign(")")
+        self._expect_sign(")")
         return Call("TRY_CAST", (node, Literal(kind)))
 
     def _digits(self) -> str:
@@ -330,15 +330,15 @@ class _Parser:
     def _case(self) -> Node:
         operand = None if self._token.text.lower() == "when" else self._or()
         branches: list[tuple[Node, Node]] = []
-        while self._word("when"):
+        while self._take_word("when"):
             condition = self._or()
-            self._need_word("then")
+            self._expect_word("then")
             value = self._or()
             branches.append((condition if operand is None else Call("=", (operand, condition)), value))
         if not branches:
             self._fail("WHEN")
-        default = self._or() if self._word("else") else Literal(None)
-        self._need_word("end")
+        default = self._or() if self._take_word("else") else Literal(None)
+        self._expect_word("end")
         return Case(tuple(branches), default)
 
 

@@ -16,13 +16,13 @@ FieldType = Literal["string", "integer", "number", "boolean", "timestamp", "deci
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,40}$", max_length=41)]
 Expression = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
-ANY: tuple[str, ...] = get_args(FieldType)
+ALL_TYPES: tuple[str, ...] = get_args(FieldType)
 NUMERIC: tuple[str, ...] = ("integer", "number", "decimal", "boolean")
 STRINGS = "strings"
 """The type of a field that is an array of strings. The functions that accept such a field treat each string as one
 value."""
-WITH_STRINGS: tuple[str, ...] = (*ANY, STRINGS)
-ORDERED: tuple[str, ...] = ("integer", "number", "decimal", "timestamp", "string")
+ALL_TYPES_AND_STRINGS: tuple[str, ...] = (*ALL_TYPES, STRINGS)
+ORDERED_TYPES: tuple[str, ...] = ("integer", "number", "decimal", "timestamp", "string")
 
 EXACT_INTEGERS = 2**53
 """A double represents every integer up to this limit exactly."""
@@ -70,7 +70,7 @@ class StoredColumn(Protocol):
         """The SQL type of the column's values."""
 
     @property
-    def listed(self) -> int:
+    def list_size(self) -> int:
         """The maximum number of values in the list of a `topk` metric, or 0 for other metrics."""
 
     @property
@@ -92,38 +92,38 @@ class PartialKind:
     Attributes:
         merge: a function that returns SQL for merging the values (or nulls) of the rows `old` and `new`.
         rollup: a function that returns an SQL aggregate for merging the values of many rows.
-        ordered: whether processors must read events in the order of event time to fill the column.
-        refining: whether the column only makes results more precise, so that results exist without the column.
+        needs_order: whether processors must read events in the order of event time to fill the column.
+        optional: whether the column only makes results more precise, so that results exist without the column.
     """
 
     name: str
     sql_type: Callable[[str], str]
     merge: Callable[[StoredColumn, str, str], str]
     rollup: Callable[[StoredColumn], str]
-    ordered: bool = False
-    refining: bool = False
+    needs_order: bool = False
+    optional: bool = False
     sketch: bool = False
 
 
-def always(sql_type: str) -> Callable[[str], str]:
+def fixed_type(sql_type: str) -> Callable[[str], str]:
     """Return a function that returns this SQL type for every field type."""
     return lambda _: sql_type
 
 
-def like_field(field_type: str) -> str:
+def field_sql_type(field_type: str) -> str:
     """Return the SQL type for the values of a field. Decimals are stored as scaled integers."""
     return SQL_TYPES["integer" if scale_of(field_type) is not None else field_type]
 
 
 @dataclass(frozen=True)
-class Need:
+class ColumnNeed:
     """A stored column that a metric needs.
 
     Attributes:
         field: the metric's field, or None if the column counts events.
         by: the parameter `by` of the metric (`min_by` or `max_by`), or None.
         source: the field whose values are stored, or None if the values of `field` are stored.
-        listed: the maximum number of values that the metric (`topk`) lists.
+        list_size: the maximum number of values that the metric (`topk`) lists.
         where: the normal form of the condition on events, or None for a metric without a condition.
     """
 
@@ -131,13 +131,13 @@ class Need:
     field: str | None
     by: str | None = None
     source: str | None = None
-    listed: int = 0
+    list_size: int = 0
     bounds: tuple[float, ...] = ()
     where: str | None = None
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedColumns:
     """The columns from which SQL computes a metric's result, after rows were merged.
 
     Attributes:
@@ -184,28 +184,28 @@ class Function:
     """An aggregate function.
 
     Attributes:
-        alone: whether a metric may use the function without a field.
+        field_optional: whether a metric may use the function without a field.
         kinds: the kinds of the columns that the function stores for the metric's field.
         zero_filled: whether the result for an empty window is 0 instead of null.
         item: the schema of the result's items, or None if the result is not a list.
     """
 
     name: ClassVar[str]
-    value: ClassVar[str] = ""
-    error: ClassVar[str] = "exact"
-    takes: ClassVar[tuple[str, ...]] = ANY
-    alone: ClassVar[bool] = False
+    description: ClassVar[str] = ""
+    accuracy: ClassVar[str] = "exact"
+    field_types: ClassVar[tuple[str, ...]] = ALL_TYPES
+    field_optional: ClassVar[bool] = False
     parameters: ClassVar[type[Parameters]] = Parameters
     example: ClassVar[Mapping[str, Any]] = {}
     kinds: ClassVar[tuple[PartialKind, ...]] = ()
     zero_filled: ClassVar[bool] = False
     item: ClassVar[Item | None] = None
 
-    def needs(self, metric: Metric) -> tuple[Need, ...]:
+    def needs(self, metric: Metric) -> tuple[ColumnNeed, ...]:
         """Return the stored columns that a metric needs."""
-        return tuple(Need(kind, metric.field) for kind in self.kinds)
+        return tuple(ColumnNeed(kind, metric.field) for kind in self.kinds)
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return SQL for the metric's value. If the metric has a decoder, return SQL for the decoder's input.
 
         A number that is too large for a double becomes null. For a decimal, the SQL returns a scaled integer.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tidemill_contract.expressions.compiler import columns
+from tidemill_contract.expressions.compiler import column_names
 from tidemill_contract.expressions.sql import Value, compile_sql
 from tidemill_contract.expressions.syntax import ExpressionError
 from tidemill_contract.functions.base import Function, Metric
@@ -22,10 +22,10 @@ def is_composed(metric: Metric) -> bool:
 def operands(metric: Metric) -> frozenset[str]:
     """Return the names of the metrics in a metric's expression. For a metric with a function, return an empty set."""
     text = getattr(metric, EXPRESSION) if is_composed(metric) else None
-    return columns(text) if text else frozenset()
+    return column_names(text) if text else frozenset()
 
 
-def in_order(metrics: Mapping[str, Metric], name: str) -> list[str]:
+def operands_first(metrics: Mapping[str, Metric], name: str) -> list[str]:
     """Return the names of a metric and of all its direct and indirect operands, with operands first.
 
     Raises:
@@ -53,9 +53,9 @@ def composed_type(metrics: Mapping[str, Metric], types: Mapping[str, str], name:
     For each metric that has a function, `types` maps the name to the result type.
     """
     kinds = dict(types)
-    for needed in in_order(metrics, name):
+    for needed in operands_first(metrics, name):
         if is_composed(metrics[needed]):
-            kinds[needed] = _compiled(metrics, metrics[needed], kinds).kind
+            kinds[needed] = _compile_metric(metrics, metrics[needed], kinds).kind
     return kinds[name]
 
 
@@ -65,11 +65,11 @@ def composed_sql(metrics: Mapping[str, Metric], answers: Mapping[str, tuple[str,
     `answers` contains the result type and the SQL of each metric that has a function.
     """
     kinds = {needed: kind for needed, (kind, _) in answers.items()}
-    order = in_order(metrics, name)
+    order = operands_first(metrics, name)
     select_list = ", ".join(f'{answers[needed][1]} AS "{needed}"' for needed in order if needed in answers)
     rows = f"(SELECT {select_list or 'NULL'} OFFSET 0) AS v"
     for needed in (needed for needed in order if is_composed(metrics[needed])):
-        value = _compiled(metrics, metrics[needed], kinds)
+        value = _compile_metric(metrics, metrics[needed], kinds)
         kinds[needed] = value.kind
         if needed == name:
             return f"(SELECT {value.sql} FROM {rows})"
@@ -77,7 +77,7 @@ def composed_sql(metrics: Mapping[str, Metric], answers: Mapping[str, tuple[str,
     raise KeyError(name)
 
 
-def _compiled(metrics: Mapping[str, Metric], metric: Metric, kinds: Mapping[str, str]) -> Value:
+def _compile_metric(metrics: Mapping[str, Metric], metric: Metric, kinds: Mapping[str, str]) -> Value:
     needed = operands(metric)
     if not needed:
         raise ExpressionError("names no metric; combine metrics of the aggregation, such as revenue / orders")
@@ -108,6 +108,6 @@ def function_operands(metrics: Sequence[Metric], name: str) -> Iterator[Metric]:
     For a metric with a function, yield only the metric itself.
     """
     by_name = {metric.name: metric for metric in metrics}
-    for needed in in_order(by_name, name):
+    for needed in operands_first(by_name, name):
         if not is_composed(by_name[needed]):
             yield by_name[needed]

@@ -11,66 +11,68 @@ from pydantic import AfterValidator, Field
 
 from tidemill_contract.functions.base import (
     NUMERIC,
+    ColumnNeed,
     Function,
     Item,
-    Merged,
+    MergedColumns,
     Metric,
-    Need,
     Parameters,
     PartialKind,
     StoredColumn,
-    always,
+    fixed_type,
 )
 
 
-def _added(column: StoredColumn, old: str, new: str) -> str:
+def _merge_sum(column: StoredColumn, old: str, new: str) -> str:
     return f"{old}.{column.quoted} + {new}.{column.quoted}"
 
 
-def _total(column: StoredColumn) -> str:
+def _rollup_sum(column: StoredColumn) -> str:
     return f"sum({column.quoted})::bigint"
 
 
-COUNT = PartialKind(name="count", sql_type=always("bigint"), merge=_added, rollup=_total)
+COUNT = PartialKind(name="count", sql_type=fixed_type("bigint"), merge=_merge_sum, rollup=_rollup_sum)
 """The kind of the column with the number of events. Every row has this column."""
-VALUES = PartialKind(name="n", sql_type=always("bigint"), merge=_added, rollup=_total)
+VALUE_COUNT = PartialKind(name="n", sql_type=fixed_type("bigint"), merge=_merge_sum, rollup=_rollup_sum)
 """Columns of this kind count the events in which the field is not null."""
 
 
-def _between(column: StoredColumn, old: str, new: str) -> str:
+def _merge_histogram(column: StoredColumn, old: str, new: str) -> str:
     a, b = f"{old}.{column.quoted}", f"{new}.{column.quoted}"
     pairs = f"unnest({a}, {b}) WITH ORDINALITY AS u (a, b, n)"
     both = f"SELECT array_agg(u.a + u.b ORDER BY u.n) FROM {pairs}"
     return f"CASE WHEN {a} IS NULL THEN {b} WHEN {b} IS NULL THEN {a} ELSE ({both}) END"
 
 
-def _all_between(column: StoredColumn) -> str:
-    # `unnest` joins all arrays. All arrays have the same length, so `place` is the index within an array.
+def _rollup_histogram(column: StoredColumn) -> str:
+    # `unnest` joins all arrays. All arrays have the same length, so `index` is the index within an array.
     rows = f"unnest(array_agg({column.quoted}) FILTER (WHERE {column.quoted} IS NOT NULL))"
-    place = f"mod(u.n - 1, {len(column.bounds) + 1})"
-    totals = f"SELECT {place} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"
+    index = f"mod(u.n - 1, {len(column.bounds) + 1})"
+    totals = f"SELECT {index} AS place, sum(u.v)::bigint AS total FROM {rows} WITH ORDINALITY AS u (v, n) GROUP BY 1"
     return f"(SELECT array_agg(t.total ORDER BY t.place) FROM ({totals}) AS t)"
 
 
-BETWEEN = PartialKind(name="histogram", sql_type=always("bigint[]"), merge=_between, rollup=_all_between)
+HISTOGRAM = PartialKind(
+    name="histogram", sql_type=fixed_type("bigint[]"), merge=_merge_histogram, rollup=_rollup_histogram
+)
 """The kind of histogram columns. Histograms count the values below the first bound, between neighbouring bounds, and
 from the last bound on."""
-KINDS = (COUNT, VALUES, BETWEEN)
+KINDS = (COUNT, VALUE_COUNT, HISTOGRAM)
 
 
 class Count(Function):
     """The number of events."""
 
     name = "count"
-    value = "the number of events; with `field`, of events in which the field is not null"
-    alone = True
+    description = "the number of events; with `field`, of events in which the field is not null"
+    field_optional = True
     zero_filled = True
 
-    def needs(self, metric: Metric) -> tuple[Need, ...]:
+    def needs(self, metric: Metric) -> tuple[ColumnNeed, ...]:
         """Return the counting column."""
-        return (Need(VALUES if metric.field else COUNT, metric.field),)
+        return (ColumnNeed(VALUE_COUNT if metric.field else COUNT, metric.field),)
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the only column."""
         (column,) = merged.columns.values()
         return column
@@ -84,7 +86,7 @@ class Count(Function):
         return 0.0, math.inf
 
 
-def _ascending(bounds: list[float] | None) -> list[float] | None:
+def _check_ascending(bounds: list[float] | None) -> list[float] | None:
     if bounds is not None and not all(low < high for low, high in pairwise([-math.inf, *bounds, math.inf])):
         raise ValueError("are not in ascending order: write finite numbers, each greater than the previous number")
     return bounds
@@ -97,7 +99,7 @@ class HistogramParameters(Parameters):
         "bounds": "add numbers in ascending order, such as bounds: [10, 100, 1000]"
     }
 
-    bounds: Annotated[list[float], AfterValidator(_ascending)] = Field(
+    bounds: Annotated[list[float], AfterValidator(_check_ascending)] = Field(
         min_length=1,
         max_length=64,
         description="Numbers in ascending order. The values between neighbouring numbers are counted.",
@@ -108,11 +110,11 @@ class Histogram(Function):
     """The number of values between neighbouring bounds."""
 
     name = "histogram"
-    value = (
+    description = (
         "the number of values in each bucket; `bounds` (1 to 64 ascending numbers) separate the buckets;"
         " a value equal to a bound belongs to the bucket above"
     )
-    takes = NUMERIC
+    field_types = NUMERIC
     parameters = HistogramParameters
     example: ClassVar[Mapping[str, Any]] = {"bounds": [-10, 0, 0.5, 1000]}
     item = Item(
@@ -125,12 +127,12 @@ class Histogram(Function):
         },
     )
 
-    def needs(self, metric: Metric) -> tuple[Need, ...]:
+    def needs(self, metric: Metric) -> tuple[ColumnNeed, ...]:
         """Return the histogram's column."""
         bounds = tuple(map(float, HistogramParameters.of(metric).bounds))
-        return (Need(BETWEEN, metric.field, bounds=bounds),)
+        return (ColumnNeed(HISTOGRAM, metric.field, bounds=bounds),)
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the column with the counts."""
         return merged.columns["histogram"]
 
@@ -143,12 +145,12 @@ class Histogram(Function):
         bounds = HistogramParameters.of(metric).bounds
         edges = list(pairwise([None, *bounds, None]))
 
-        def listed(counts: list[int] | None) -> list[dict[str, Any]] | None:
+        def with_bounds(counts: list[int] | None) -> list[dict[str, Any]] | None:
             if counts is None:
                 return None
             return [{"from": a, "to": b, "count": count} for (a, b), count in zip(edges, counts, strict=True)]
 
-        return listed
+        return with_bounds
 
 
 FUNCTIONS = (Count(), Histogram())

@@ -6,22 +6,24 @@ import math
 
 from tidemill_contract.decimals import scale_of
 from tidemill_contract.functions import variance_sql
-from tidemill_contract.functions.base import NUMERIC, Function, Merged, PartialKind, StoredColumn, always
-from tidemill_contract.functions.counting import VALUES
-from tidemill_contract.functions.doubles import divided, finite
+from tidemill_contract.functions.base import NUMERIC, Function, MergedColumns, PartialKind, StoredColumn, fixed_type
+from tidemill_contract.functions.counting import VALUE_COUNT
+from tidemill_contract.functions.doubles import divide, finite_or_null
 
 
-def _of(name: str, *, refining: bool = False) -> PartialKind:
-    def merged(column: StoredColumn, old: str, new: str) -> str:
-        return variance_sql.merged(name, column.sibling, old, new)
+def _moment_kind(name: str, *, optional: bool = False) -> PartialKind:
+    def merge(column: StoredColumn, old: str, new: str) -> str:
+        return variance_sql.merge_expression(name, column.sibling, old, new)
 
     def rollup(column: StoredColumn) -> str:
-        return variance_sql.rolled(name, column.sibling)
+        return variance_sql.rollup_expression(name, column.sibling)
 
-    return PartialKind(name=name, sql_type=always("double precision"), merge=merged, rollup=rollup, refining=refining)
+    return PartialKind(
+        name=name, sql_type=fixed_type("double precision"), merge=merge, rollup=rollup, optional=optional
+    )
 
 
-MEAN, LOW, M2 = _of("mean"), _of("low", refining=True), _of("m2")
+MEAN, LOW, M2 = _moment_kind("mean"), _moment_kind("low", optional=True), _moment_kind("m2")
 KINDS = (MEAN, LOW, M2)
 
 
@@ -29,14 +31,14 @@ class Variance(Function):
     """The population variance of a field's values (not the sample variance)."""
 
     name = "variance"
-    value = "the population variance of the values"
-    error = "1e-9 relative"
-    takes = NUMERIC
-    kinds = (VALUES, MEAN, LOW, M2)
+    description = "the population variance of the values"
+    accuracy = "1e-9 relative"
+    field_types = NUMERIC
+    kinds = (VALUE_COUNT, MEAN, LOW, M2)
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the variance."""
-        variance, scale = divided(finite(merged.columns["m2"]), merged.columns["n"]), scale_of(merged.field_type)
+        variance, scale = divide(finite_or_null(merged.columns["m2"]), merged.columns["n"]), scale_of(merged.field_type)
         return variance if not scale else f"({variance}) / 1e{2 * scale}::double precision"
 
     def answer_type(self, field_type: str | None) -> str:
@@ -52,11 +54,11 @@ class StandardDeviation(Variance):
     """The standard deviation: the square root of the variance."""
 
     name = "stddev"
-    value = "the square root of `variance`"
+    description = "the square root of `variance`"
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the square root."""
-        return f"sqrt({super().answer(merged)})"
+        return f"sqrt({super().answer_sql(merged)})"
 
 
 FUNCTIONS = (Variance(), StandardDeviation())

@@ -21,12 +21,12 @@ _SCALED = "9.745314011399999e288"
 """2^960. Below this limit, a scaled sum can be multiplied by 2^64 without overflow."""
 
 
-def finite(value: str) -> str:
+def finite_or_null(value: str) -> str:
     """Return SQL for the value, or for null if the value is infinite or NaN."""
     return f"CASE WHEN abs({value}) < 'Infinity' THEN {value} END"
 
 
-def added(a: str, b: str) -> str:
+def add(a: str, b: str) -> str:
     """Return SQL for the sum of two values. If one value is null, the result is the other value."""
     return (
         f"CASE WHEN {a} IS NULL THEN {b} WHEN {b} IS NULL THEN {a}"
@@ -36,7 +36,7 @@ def added(a: str, b: str) -> str:
     )
 
 
-def total(value: str) -> str:
+def sum_aggregate(value: str) -> str:
     """Return an SQL aggregate for the sum. If the sum is too large for a double, the result is ±Infinity."""
     small = f"sum({value}) FILTER (WHERE abs({value}) < {_SPLIT})"
     large = f"sum({value} * {_DOWN}) FILTER (WHERE abs({value}) >= {_SPLIT})"
@@ -48,7 +48,7 @@ def total(value: str) -> str:
     )
 
 
-def per(value: str, seconds: str) -> str:
+def per_second(value: str, seconds: str) -> str:
     """Return SQL for the value per second.
 
     The result is null if `seconds` is 0, or if the quotient is too large for a double.
@@ -62,6 +62,6 @@ def per(value: str, seconds: str) -> str:
     )
 
 
-def divided(value: str, count: str) -> str:
+def divide(value: str, count: str) -> str:
     """Return SQL for the value divided by a count. If the count is 0 or null, the result is null."""
     return f"CASE WHEN abs({value}) < {count} * {TINIEST} THEN 0 ELSE {value} / nullif({count}, 0) END"

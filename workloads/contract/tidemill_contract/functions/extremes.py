@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from tidemill_contract.functions.base import ORDERED, Function, Merged, PartialKind, StoredColumn, like_field
+from tidemill_contract.functions.base import (
+    ORDERED_TYPES,
+    Function,
+    MergedColumns,
+    PartialKind,
+    StoredColumn,
+    field_sql_type,
+)
 
 
-def _of(function: str, pairwise: str) -> PartialKind:
-    def merged(column: StoredColumn, old: str, new: str) -> str:
+def _extreme_kind(function: str, pairwise: str) -> PartialKind:
+    def merge(column: StoredColumn, old: str, new: str) -> str:
         return f"{pairwise}({old}.{column.quoted}, {new}.{column.quoted})"
 
     def rollup(column: StoredColumn) -> str:
         return f"{function}({column.quoted})"
 
-    return PartialKind(name=function, sql_type=like_field, merge=merged, rollup=rollup)
+    return PartialKind(name=function, sql_type=field_sql_type, merge=merge, rollup=rollup)
 
 
-MIN, MAX = _of("min", "least"), _of("max", "greatest")
+MIN, MAX = _extreme_kind("min", "least"), _extreme_kind("max", "greatest")
 KINDS = (MIN, MAX)
 
 
@@ -23,11 +30,11 @@ class Least(Function):
     """The smallest value of a field."""
 
     name = "min"
-    value = "the smallest value"
-    takes = ORDERED
+    description = "the smallest value"
+    field_types = ORDERED_TYPES
     kinds = (MIN,)
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the column."""
         return merged.columns["min"]
 
@@ -36,11 +43,11 @@ class Greatest(Function):
     """The largest value of a field."""
 
     name = "max"
-    value = "the largest value"
-    takes = ORDERED
+    description = "the largest value"
+    field_types = ORDERED_TYPES
     kinds = (MAX,)
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the column."""
         return merged.columns["max"]
 

@@ -12,21 +12,23 @@ from typing import ClassVar
 from pydantic import Field
 
 from tidemill_contract.functions.base import (
-    ORDERED,
+    ORDERED_TYPES,
+    ColumnNeed,
     Function,
-    Merged,
+    MergedColumns,
     Metric,
     Name,
-    Need,
     Parameters,
     PartialKind,
     StoredColumn,
-    always,
-    like_field,
+    field_sql_type,
+    fixed_type,
 )
 
 
-def _of(name: str, *, earlier: str, pairwise: str, function: str, direction: str) -> tuple[PartialKind, PartialKind]:
+def _first_or_last_kinds(
+    name: str, *, earlier: str, pairwise: str, function: str, direction: str
+) -> tuple[PartialKind, PartialKind]:
     def merged(column: StoredColumn, old: str, new: str) -> str:
         a, b, at = f"{old}.{column.quoted}", f"{new}.{column.quoted}", column.sibling(f"{name}_at")
         return f"CASE WHEN {old}.{at} IS NULL OR {new}.{at} {earlier} {old}.{at} THEN {b} ELSE {a} END"
@@ -35,23 +37,27 @@ def _of(name: str, *, earlier: str, pairwise: str, function: str, direction: str
         at = column.sibling(f"{name}_at")
         return f"(array_agg({column.quoted} ORDER BY {at}{direction}) FILTER (WHERE {at} IS NOT NULL))[1]"
 
-    def place_merged(column: StoredColumn, old: str, new: str) -> str:
+    def merge_position(column: StoredColumn, old: str, new: str) -> str:
         return f"{pairwise}({old}.{column.quoted}, {new}.{column.quoted})"
 
-    def place_rollup(column: StoredColumn) -> str:
+    def rollup_position(column: StoredColumn) -> str:
         return f"{function}({column.quoted})"
 
-    place = PartialKind(
-        name=f"{name}_at", sql_type=always("bigint[]"), merge=place_merged, rollup=place_rollup, ordered=True
+    position = PartialKind(
+        name=f"{name}_at",
+        sql_type=fixed_type("bigint[]"),
+        merge=merge_position,
+        rollup=rollup_position,
+        needs_order=True,
     )
-    return PartialKind(name=name, sql_type=like_field, merge=merged, rollup=rollup, ordered=True), place
+    return PartialKind(name=name, sql_type=field_sql_type, merge=merged, rollup=rollup, needs_order=True), position
 
 
-FIRST = _of("first", earlier="<", pairwise="least", function="min", direction="")
-LAST = _of("last", earlier=">", pairwise="greatest", function="max", direction=" DESC")
+FIRST = _first_or_last_kinds("first", earlier="<", pairwise="least", function="min", direction="")
+LAST = _first_or_last_kinds("last", earlier=">", pairwise="greatest", function="max", direction=" DESC")
 
 
-def _ranked(name: str, *, better: str, direction: str) -> tuple[PartialKind, PartialKind, PartialKind]:
+def _ranked_kinds(name: str, *, better: str, direction: str) -> tuple[PartialKind, PartialKind, PartialKind]:
     def merged(column: StoredColumn, old: str, new: str) -> str:
         key, at = column.sibling(f"key_{name}"), column.sibling(f"at_{name}")
         return (
@@ -68,19 +74,21 @@ def _ranked(name: str, *, better: str, direction: str) -> tuple[PartialKind, Par
     def rollup(column: StoredColumn) -> str:
         return best(column, column.quoted)
 
-    def place(column: StoredColumn) -> str:
+    def rollup_position(column: StoredColumn) -> str:
         # Positions are aggregated as texts, because array_agg of arrays returns a two-dimensional array.
         return f"{best(column, f'{column.quoted}::text')}::bigint[]"
 
     return (
-        PartialKind(name=name, sql_type=like_field, merge=merged, rollup=rollup, ordered=True),
-        PartialKind(name=f"key_{name}", sql_type=like_field, merge=merged, rollup=rollup, ordered=True),
-        PartialKind(name=f"at_{name}", sql_type=always("bigint[]"), merge=merged, rollup=place, ordered=True),
+        PartialKind(name=name, sql_type=field_sql_type, merge=merged, rollup=rollup, needs_order=True),
+        PartialKind(name=f"key_{name}", sql_type=field_sql_type, merge=merged, rollup=rollup, needs_order=True),
+        PartialKind(
+            name=f"at_{name}", sql_type=fixed_type("bigint[]"), merge=merged, rollup=rollup_position, needs_order=True
+        ),
     )
 
 
-LOWEST = _ranked("lowest", better="<", direction="")
-HIGHEST = _ranked("highest", better=">", direction=" DESC")
+LOWEST = _ranked_kinds("lowest", better="<", direction="")
+HIGHEST = _ranked_kinds("highest", better=">", direction=" DESC")
 KINDS = (*FIRST, *LAST, *LOWEST, *HIGHEST)
 
 
@@ -88,13 +96,13 @@ class First(Function):
     """The value of the earliest event."""
 
     name = "first"
-    value = (
+    description = (
         "the earliest value; the order follows the event time (in microseconds), then the partition, the offset and the"
         " index of the array element"
     )
     kinds = FIRST
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the value's column."""
         return merged.columns["first"]
 
@@ -103,10 +111,10 @@ class Last(Function):
     """The value of the latest event."""
 
     name = "last"
-    value = "the latest value; values are ordered as for `first`"
+    description = "the latest value; values are ordered as for `first`"
     kinds = LAST
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the value's column."""
         return merged.columns["last"]
 
@@ -114,7 +122,7 @@ class Last(Function):
 class RankedParameters(Parameters):
     """The parameter `by` of `min_by` and `max_by`."""
 
-    fields: ClassVar[Mapping[str, tuple[str, ...]]] = {"by": ORDERED}
+    fields: ClassVar[Mapping[str, tuple[str, ...]]] = {"by": ORDERED_TYPES}
     remedies: ClassVar[Mapping[str, str]] = {
         "by": "name a field or a derived field whose smallest or largest value selects the event"
     }
@@ -126,20 +134,24 @@ class MinBy(Function):
     """The value in the event with the smallest value of another field."""
 
     name = "min_by"
-    value = (
+    description = (
         "the value in the event with the smallest `by`; of several such events, the earliest counts;"
         " events with a null value or a null `by` are ignored"
     )
     parameters = RankedParameters
     kinds = LOWEST
 
-    def needs(self, metric: Metric) -> tuple[Need, ...]:
+    def needs(self, metric: Metric) -> tuple[ColumnNeed, ...]:
         """Return the three columns."""
-        by, (value, key, place) = RankedParameters.of(metric).by, self.kinds
+        by, (value, key, position) = RankedParameters.of(metric).by, self.kinds
         field = metric.field
-        return Need(value, field, by=by), Need(key, field, by=by, source=by), Need(place, field, by=by)
+        return (
+            ColumnNeed(value, field, by=by),
+            ColumnNeed(key, field, by=by, source=by),
+            ColumnNeed(position, field, by=by),
+        )
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the value's column."""
         return merged.columns[self.kinds[0].name]
 
@@ -148,7 +160,7 @@ class MaxBy(MinBy):
     """The value in the event with the largest value of another field."""
 
     name = "max_by"
-    value = "like `min_by`, but in the event with the largest `by`"
+    description = "like `min_by`, but in the event with the largest `by`"
     kinds = HIGHEST
 
 

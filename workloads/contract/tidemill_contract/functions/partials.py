@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Literal
 
 from tidemill_contract.calendars import Calendar
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.expressions.normal import normal_form
+from tidemill_contract.expressions.normal_form import normal_form
 from tidemill_contract.functions import variance_sql
-from tidemill_contract.functions.base import EXACT_INTEGERS, SQL_TYPES, Metric, Need
-from tidemill_contract.functions.bookkeeping import REVISION
+from tidemill_contract.functions.base import EXACT_INTEGERS, SQL_TYPES, ColumnNeed, Metric
 from tidemill_contract.functions.composed import composed_type, is_composed
+from tidemill_contract.functions.internal_columns import REVISION
 from tidemill_contract.functions.registry import FUNCTIONS, KINDS
 from tidemill_contract.grids import Steps, grid_sql
 from tidemill_contract.resource.kinds.metrics import MetricSpec
@@ -28,37 +28,37 @@ __all__ = [
     "SKETCHES",
     "SQL_TYPES",
     "AggregationLayout",
-    "Conditional",
+    "ConditionColumn",
     "Kind",
     "Partial",
-    "column_of",
+    "build_layout",
+    "column_name",
     "columns_by_kind",
-    "conditionals",
+    "completeness_partial",
+    "condition_columns",
     "field_types",
     "fields_of",
-    "kept_in_order",
-    "layout",
+    "internal_partial",
     "merge_expression",
     "needed_columns",
     "needed_partials",
-    "own_partial",
+    "needs_event_order",
     "quote",
     "rollup_select",
-    "whole_partial",
 ]
 
 if TYPE_CHECKING:
     Kind = str
 else:
-    Kind = Literal[(*KINDS, *variance_sql.SCRATCH)]
+    Kind = Literal[(*KINDS, *variance_sql.SCRATCH_KINDS)]
     """The kind of a stored column. The column's name begins with `_` and the kind."""
 
 _MAX_LABEL = 46
 """The maximum size (bytes) of the label in a name `_<kind>_<label>`. Postgres limits names to 63 bytes."""
-_NUMBERS: Mapping[str, str] = defaultdict(lambda: "number")
+_PLACEHOLDER_TYPES: Mapping[str, str] = defaultdict(lambda: "number")
 """Placeholder types of fields, for callers that need only the names of columns."""
 SKETCHES = frozenset(name for name, kind in KINDS.items() if kind.sketch)
-ORDERED_KINDS = frozenset(name for name, kind in KINDS.items() if kind.ordered)
+ORDERED_KINDS = frozenset(name for name, kind in KINDS.items() if kind.needs_order)
 
 
 def quote(identifier: str) -> str:
@@ -69,7 +69,7 @@ def quote(identifier: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def column_of(kind: Kind, field: str) -> str:
+def column_name(kind: Kind, field: str) -> str:
     """Return the unquoted column name `_<kind>_<field>` for a kind and a field.
 
     Two underscores precede the field if the name could be read with a longer kind. For example, `_last_at_home` could
@@ -77,13 +77,13 @@ def column_of(kind: Kind, field: str) -> str:
     """
     plain = f"_{kind}_{field}"
     ambiguous = any(
-        len(other) > len(kind) and plain.startswith(f"_{other}_") for other in (*KINDS, *variance_sql.SCRATCH)
+        len(other) > len(kind) and plain.startswith(f"_{other}_") for other in (*KINDS, *variance_sql.SCRATCH_KINDS)
     )
     return f"_{kind}__{field}" if ambiguous else plain
 
 
 @dataclass(frozen=True)
-class Conditional:
+class ConditionColumn:
     """A data frame column for a condition: the field's values where the condition is true, else null.
 
     Attributes:
@@ -95,14 +95,14 @@ class Conditional:
     field: str | None
 
     @property
-    def condition(self) -> str:
+    def flag_column(self) -> str:
         """The name of a boolean column. If a row satisfies `where`, the column is true, otherwise null."""
         return f"?{hashlib.sha256(self.where.encode()).hexdigest()[:16]}"
 
     @property
     def column(self) -> str:
         """The column's name in the data frame."""
-        return f"{self.field or ''}{self.condition}"
+        return f"{self.field or ''}{self.flag_column}"
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,17 @@ class Partial:
     """One stored column of partial results.
 
     Attributes:
-        listed: the maximum number of values in the list of a `topk` metric, or 0 for other metrics.
+        list_size: the maximum number of values in the list of a `topk` metric, or 0 for other metrics.
         by: the parameter `by` of the metric (`min_by` or `max_by`), or None.
-        noted: the name and the type of the field whose values are stored, or None if the metric has no field.
+        source_field: the name and the type of the field whose values are stored, or None if the metric has no field.
         where: the condition on events that count, or None if all events count.
     """
 
     kind: Kind
     field: str | None
     sql_type: str
-    listed: int = 0
-    noted: tuple[str, str] | None = None
+    list_size: int = 0
+    source_field: tuple[str, str] | None = None
     by: str | None = None
     bounds: tuple[float, ...] = ()
     where: str | None = None
@@ -129,12 +129,12 @@ class Partial:
     def column(self) -> str:
         """The column's name, which begins with an underscore, unlike all names in a spec."""
         plain = self.field is None and self.where is None
-        return f"_{self.kind}" if plain else column_of(self.kind, self._label)
+        return f"_{self.kind}" if plain else column_name(self.kind, self._label)
 
     @property
     def source(self) -> str:
         """The data frame column from which this partial is computed. Requires a field or a condition."""
-        return str(self.field) if self.where is None else Conditional(self.where, self.field).column
+        return str(self.field) if self.where is None else ConditionColumn(self.where, self.field).column
 
     @property
     def _label(self) -> str:
@@ -155,10 +155,10 @@ class Partial:
 
     def sibling(self, kind: Kind) -> str:
         """Return the quoted name of the column of another kind for the same field."""
-        return quote(column_of(kind, self._label))
+        return quote(column_name(kind, self._label))
 
 
-def own_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
+def internal_partial(kind: Literal["min", "max"], name: str, sql_type: str) -> Partial:
     """Return a stored column for internal use. The name differs from the column names of all metrics."""
     return Partial(kind, f"0{name}", sql_type)
 
@@ -173,8 +173,8 @@ class AggregationLayout:
         pane_ms: the length of a pane (the period of a stored row), or the minimum length for calendar windows.
         gap_ms: the time without events after which a session ends, or None for other windows.
         reopen_ms: how long late events can change a closed window, or None if closed windows do not change.
-        whole: the name of each metric that may lack events in some rows, and an SQL condition. The condition is true
-            in rows that count all events of the metric.
+        completeness: the name of each metric that may lack events in some rows, and an SQL condition that is true in
+            rows with all events of the metric.
     """
 
     name: str
@@ -188,32 +188,32 @@ class AggregationLayout:
     panes: int = 1
     gap_ms: int | None = None
     reopen_ms: int | None = None
-    whole: tuple[tuple[str, str], ...] = ()
+    completeness: tuple[tuple[str, str], ...] = ()
 
     @property
-    def sessions(self) -> bool:
+    def has_sessions(self) -> bool:
         """Whether the windows are sessions."""
         return self.gap_ms is not None
 
     @property
-    def hopping(self) -> bool:
+    def is_hopping(self) -> bool:
         """Whether a window consists of several stored panes."""
         return self.panes > 1
 
     @property
-    def spread_ms(self) -> int:
+    def last_pane_offset_ms(self) -> int:
         """The maximum time from a window's start to the start of the window's last pane."""
-        return self.size_ms - self.pane_ms if self.hopping else 0
+        return self.size_ms - self.pane_ms if self.is_hopping else 0
 
     @property
-    def reach_ms(self) -> int:
-        """For sessions, the maximum time from a session's start to its end. For other windows, `spread_ms`."""
-        return self.size_ms if self.sessions else self.spread_ms
+    def max_lookback_ms(self) -> int:
+        """For sessions, the maximum time from a session's start to its end. For others, `last_pane_offset_ms`."""
+        return self.size_ms if self.has_sessions else self.last_pane_offset_ms
 
     @property
     def end_sql(self) -> str:
         """SQL for a window's end. Only sessions store the end, in the column `window_end`."""
-        return "window_end" if self.sessions else grid_sql(self.grid).shift("window_start", self.panes)
+        return "window_end" if self.has_sessions else grid_sql(self.grid).shift("window_start", self.panes)
 
     def end_of(self, start_ms: int) -> int:
         """Return the end of the window that starts at a time. Sessions are not supported."""
@@ -223,11 +223,11 @@ class AggregationLayout:
         """Return the start of the last window that ends at or before a time. Sessions are not supported."""
         return self.grid.shift(self.grid.start_of(end_ms), -self.panes)
 
-    def shut(self, closed_until: int | None) -> int | None:
-        """Return a time (epoch ms). Windows up to this time can no longer change. If no window is closed, return None.
+    def final_until(self, closed_until: int | None) -> int | None:
+        """Return the time (epoch ms) up to which windows can no longer change, or None if no window is closed.
 
         Args:
-            closed_until: windows are closed up to this time (epoch ms). If no window is closed, None.
+            closed_until: the time (epoch ms) up to which windows are closed, or None if no window is closed.
         """
         return closed_until if closed_until is None or self.reopen_ms is None else closed_until - self.reopen_ms
 
@@ -237,22 +237,24 @@ class AggregationLayout:
 
         If windows have several panes, late events are stored in separate rows, with a different `_after`.
         """
-        after = ("_after",) if self.hopping else ()
+        after = ("_after",) if self.is_hopping else ()
         return (*(name for name, _ in self.group_by), "window_start", *after)
 
     @property
-    def merged(self) -> tuple[Partial, ...]:
-        """The columns for a query to merge: the partials, and the completeness of each metric in `whole`."""
-        return (*self.partials, *(whole_partial(metric) for metric, _ in self.whole))
+    def merge_columns(self) -> tuple[Partial, ...]:
+        """The columns for a query to merge: the partials, and a column for each metric in `completeness`."""
+        return (*self.partials, *(completeness_partial(metric) for metric, _ in self.completeness))
 
     @property
-    def stored(self) -> list[str]:
-        """The SQL of the columns in `merged`, for a SELECT from the window table."""
-        whole_columns = [f"{condition} AS {quote(whole_partial(metric).column)}" for metric, condition in self.whole]
-        return [*(quote(p.column) for p in self.partials), *whole_columns]
+    def select_columns(self) -> list[str]:
+        """The SQL of `merge_columns`, for a SELECT from the window table."""
+        completeness_columns = [
+            f"{condition} AS {quote(completeness_partial(metric).column)}" for metric, condition in self.completeness
+        ]
+        return [*(quote(p.column) for p in self.partials), *completeness_columns]
 
 
-def whole_partial(metric: str) -> Partial:
+def completeness_partial(metric: str) -> Partial:
     """Return a boolean column. If the rows of a window contain all events of a metric, the column is true."""
     return Partial("whole", metric, "boolean")
 
@@ -265,45 +267,45 @@ def field_types(spec: PipelineSpec, derived: Mapping[str, str]) -> dict[str, str
     return spec.field_kinds | dict(derived)
 
 
-def layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> AggregationLayout:
+def build_layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> AggregationLayout:
     """Return the layout of a validated aggregation."""
     partials: dict[str, Partial] = {"_count": Partial("count", None, "bigint")}
-    metrics = _typed(aggregation.metrics, types)
+    metrics = _with_types(aggregation.metrics, types)
     for metric in aggregation.metrics:
         for partial in needed_partials(metric, types):
             existing = partials.setdefault(partial.column, partial)
-            if existing.listed < partial.listed:
+            if existing.list_size < partial.list_size:
                 partials[partial.column] = partial
     reopens = aggregation.late_policy == "reopen"
     if reopens:
         partials[REVISION] = Partial("revision", None, "bigint")
-    cut = aggregation.window.cut
+    storage = aggregation.window.storage
     return AggregationLayout(
         name=aggregation.name,
         group_by=tuple((name, types[name]) for name in aggregation.group_by),
         partials=tuple(partials.values()),
         metrics=tuple(metrics),
-        size_ms=cut.size_ms,
-        pane_ms=cut.pane_ms,
+        size_ms=storage.size_ms,
+        pane_ms=storage.pane_ms,
         grace_ms=parse_ms(aggregation.window.grace),
-        grid=cut.grid,
-        panes=cut.rows,
-        gap_ms=cut.gap_ms,
+        grid=storage.grid,
+        panes=storage.rows,
+        gap_ms=storage.gap_ms,
         reopen_ms=parse_ms(aggregation.retention) if reopens else None,
     )
 
 
-def _typed(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tuple[MetricSpec, str | None]]:
+def _with_types(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tuple[MetricSpec, str | None]]:
     by_name = {metric.name: metric for metric in metrics}
     fields = {metric.name: types[metric.field] if metric.field else None for metric in metrics}
-    answered = {
+    answer_types = {
         metric.name: FUNCTIONS[metric.function].answer_type(fields[metric.name])
         for metric in metrics
         if not is_composed(metric)
     }
     for metric in metrics:
         if is_composed(metric):
-            fields[metric.name] = composed_type(by_name, answered, metric.name)
+            fields[metric.name] = composed_type(by_name, answer_types, metric.name)
     return [(metric, fields[metric.name]) for metric in metrics]
 
 
@@ -312,7 +314,7 @@ def needed_partials(metric: Metric, types: Mapping[str, str]) -> list[Partial]:
     return [_partial(need, types) for need in _needs(metric)]
 
 
-def _needs(metric: Metric) -> tuple[Need, ...]:
+def _needs(metric: Metric) -> tuple[ColumnNeed, ...]:
     if is_composed(metric):
         return ()
     needs = FUNCTIONS[metric.function].needs(metric)
@@ -322,21 +324,21 @@ def _needs(metric: Metric) -> tuple[Need, ...]:
     return tuple(replace(need, where=where) for need in needs)
 
 
-def _partial(need: Need, types: Mapping[str, str]) -> Partial:
+def _partial(need: ColumnNeed, types: Mapping[str, str]) -> Partial:
     source = need.source or need.field
-    noted = None if source is None else (source, types[source])
-    sql_type = need.kind.sql_type(noted[1] if noted else "")
-    return Partial(need.kind.name, need.field, sql_type, need.listed, noted, need.by, need.bounds, need.where)
+    source_field = None if source is None else (source, types[source])
+    sql_type = need.kind.sql_type(source_field[1] if source_field else "")
+    return Partial(need.kind.name, need.field, sql_type, need.list_size, source_field, need.by, need.bounds, need.where)
 
 
 def needed_columns(metric: Metric) -> list[str]:
     """Return the names of the stored columns without which a metric has no result."""
-    return [p.column for p in needed_partials(metric, _NUMBERS) if not KINDS[p.kind].refining]
+    return [p.column for p in needed_partials(metric, _PLACEHOLDER_TYPES) if not KINDS[p.kind].optional]
 
 
-def kept_in_order(metric: Metric) -> bool:
+def needs_event_order(metric: Metric) -> bool:
     """Return whether processors must read events in the order of event time to fill a metric's columns."""
-    return any(p.kind in ORDERED_KINDS for p in needed_partials(metric, _NUMBERS))
+    return any(p.kind in ORDERED_KINDS for p in needed_partials(metric, _PLACEHOLDER_TYPES))
 
 
 def fields_of(metric: Metric) -> set[str]:
@@ -344,14 +346,14 @@ def fields_of(metric: Metric) -> set[str]:
     return {field for need in _needs(metric) for field in (need.field, need.by) if field is not None}
 
 
-def conditionals(metric: Metric) -> set[Conditional]:
+def condition_columns(metric: Metric) -> set[ConditionColumn]:
     """Return the data frame columns that a metric with a condition needs."""
-    return {Conditional(need.where, need.field) for need in _needs(metric) if need.where is not None}
+    return {ConditionColumn(need.where, need.field) for need in _needs(metric) if need.where is not None}
 
 
 def columns_by_kind(metric: Metric) -> dict[str, str]:
     """Return the quoted columns that a metric needs, by kind."""
-    return {p.kind: p.quoted for p in needed_partials(metric, _NUMBERS)}
+    return {p.kind: p.quoted for p in needed_partials(metric, _PLACEHOLDER_TYPES)}
 
 
 def merge_expression(partial: Partial, old: str = "t", new: str = "EXCLUDED") -> str:
@@ -373,7 +375,7 @@ def rollup_select(partials: Sequence[Partial], source: str, keys: Sequence[tuple
     names = [quote(name) for _, name in keys]
     selected = [f"{expression} AS {name}" for (expression, _), name in zip(keys, names, strict=True)]
     selected += [quote(p.column) for p in partials]
-    rows = variance_sql.prepared([p.sibling for p in partials if p.kind == "mean"], source, selected, names)
+    rows = variance_sql.prepared_rows([p.sibling for p in partials if p.kind == "mean"], source, selected, names)
     outer = ", ".join([*names, *(f"{KINDS[p.kind].rollup(p)} AS {quote(p.column)}" for p in partials)])
     group = f" GROUP BY {', '.join(names)}" if names else ""
     return f"SELECT {outer} FROM {rows}{group}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from tidemill_contract.functions import bookkeeping, counting, deviations, extremes, ordered, sketched, sums
+from tidemill_contract.functions import counting, deviations, extremes, internal_columns, ordered, sketched, sums
 from tidemill_contract.functions.base import Function, PartialKind
 
 _FAMILIES = (counting, sums, extremes, ordered, deviations, sketched)
 
 FUNCTIONS: Mapping[str, Function] = {function.name: function for family in _FAMILIES for function in family.FUNCTIONS}
-KINDS: Mapping[str, PartialKind] = {kind.name: kind for family in (*_FAMILIES, bookkeeping) for kind in family.KINDS}
+KINDS: Mapping[str, PartialKind] = {
+    kind.name: kind for family in (*_FAMILIES, internal_columns) for kind in family.KINDS
+}
 
 
 @dataclass(frozen=True)
@@ -20,16 +22,16 @@ class Parameter:
 
     Attributes:
         alias: the parameter's name in YAML.
-        needed: whether the functions need the parameter.
-        takes: if the parameter names a field, the types that the field may have, else None.
+        required: whether the functions need the parameter.
+        field_types: if the parameter names a field, the types that the field may have, else None.
         remedy: the remedy in the error message if the parameter is missing.
     """
 
     name: str
     alias: str
     functions: tuple[str, ...]
-    needed: bool
-    takes: tuple[str, ...] | None
+    required: bool
+    field_types: tuple[str, ...] | None
     remedy: str
 
 
@@ -42,17 +44,17 @@ def _parameters() -> Iterator[Parameter]:
                 name=name,
                 alias=str(info.alias),
                 functions=functions,
-                needed=info.is_required(),
-                takes=model.fields.get(name),
+                required=info.is_required(),
+                field_types=model.fields.get(name),
                 remedy=model.remedies.get(name, f"add it to {' or '.join(functions)}"),
             )
 
 
 PARAMETERS: Mapping[str, Parameter] = {parameter.name: parameter for parameter in _parameters()}
-ALONE: tuple[str, ...] = tuple(name for name, function in FUNCTIONS.items() if function.alone)
+FIELD_OPTIONAL: tuple[str, ...] = tuple(name for name, function in FUNCTIONS.items() if function.field_optional)
 ZERO_FILLED: tuple[str, ...] = tuple(name for name, function in FUNCTIONS.items() if function.zero_filled)
 
 
-def listed(names: tuple[str, ...] | list[str], word: str = "and") -> str:
+def join_names(names: tuple[str, ...] | list[str], word: str = "and") -> str:
     """Return the names as part of a sentence, such as `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"

@@ -11,36 +11,36 @@ from pydantic import Field
 
 from tidemill_contract.decimals import scale_of, value_of
 from tidemill_contract.functions.base import (
+    ALL_TYPES_AND_STRINGS,
     NUMERIC,
-    WITH_STRINGS,
+    ColumnNeed,
     Function,
     Item,
-    Merged,
+    MergedColumns,
     Metric,
-    Need,
     Parameters,
     PartialKind,
     StoredColumn,
-    always,
+    fixed_type,
 )
 
 DEFAULT_K = 10
 
 
-def _behind(column: StoredColumn, old: str, new: str) -> str:
+def _merge_bytes(column: StoredColumn, old: str, new: str) -> str:
     a, b = f"{old}.{column.quoted}", f"{new}.{column.quoted}"
     return f"coalesce({a} || {b}, {a}, {b})"
 
 
-def _all(column: StoredColumn) -> str:
+def _rollup_bytes(column: StoredColumn) -> str:
     return f"string_agg({column.quoted}, ''::bytea)"
 
 
-def _of(name: str) -> PartialKind:
-    return PartialKind(name=name, sql_type=always("bytea"), merge=_behind, rollup=_all, sketch=True)
+def _sketch_kind(name: str) -> PartialKind:
+    return PartialKind(name=name, sql_type=fixed_type("bytea"), merge=_merge_bytes, rollup=_rollup_bytes, sketch=True)
 
 
-QUANTILES, UNIQUES, FREQUENT = _of("quantiles"), _of("uniques"), _of("frequent")
+QUANTILES, UNIQUES, FREQUENT = _sketch_kind("quantiles"), _sketch_kind("uniques"), _sketch_kind("frequent")
 KINDS = (QUANTILES, UNIQUES, FREQUENT)
 
 
@@ -56,17 +56,17 @@ class Quantile(Function):
     """The smallest value whose rank is at least `q`."""
 
     name = "quantile"
-    value = (
+    description = (
         "the smallest value with a rank of at least `q`; `q` is above 0 and below 1 (for 0 and 1 use `min` and `max`);"
         " a sketch"
     )
-    error = "a rank error of 0.7 %; exact up to 400 values"
-    takes = NUMERIC
+    accuracy = "a rank error of 0.7 %; exact up to 400 values"
+    field_types = NUMERIC
     parameters: ClassVar[type[Parameters]] = QuantileParameters
     example: ClassVar[Mapping[str, Any]] = {"q": 0.95}
     kinds = (QUANTILES,)
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the sketch's column."""
         return merged.columns["quantiles"]
 
@@ -76,47 +76,47 @@ class Quantile(Function):
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
         """Return the quantile's decoder."""
-        return _reader(QuantileParameters.of(metric).q, field_type)
+        return _quantile_decoder(QuantileParameters.of(metric).q, field_type)
 
 
 class Median(Quantile):
     """The median: the quantile 0.5."""
 
     name = "median"
-    value = "`quantile` with `q: 0.5`"
+    description = "`quantile` with `q: 0.5`"
     parameters = Parameters
     example: ClassVar[Mapping[str, Any]] = {}
 
     def decoder(self, metric: Metric, field_type: str | None) -> Callable[[bytes | None], Any]:
         """Return the median's decoder."""
-        return _reader(0.5, field_type)
+        return _quantile_decoder(0.5, field_type)
 
 
-def _reader(q: float, field_type: str | None) -> Callable[[bytes | None], Any]:
+def _quantile_decoder(q: float, field_type: str | None) -> Callable[[bytes | None], Any]:
     from tidemill_contract.functions import sketches
 
     read, scale = sketches.quantile_reader(q), scale_of(field_type)
     if scale is None:
         return read
 
-    def decimal(stored: bytes | None) -> Decimal | None:
+    def read_decimal(stored: bytes | None) -> Decimal | None:
         value = read(stored)
         return None if value is None else value_of(int(value), scale)
 
-    return decimal
+    return read_decimal
 
 
 class Distinct(Function):
     """The number of different values."""
 
     name = "distinct"
-    value = "the number of different values; a sketch"
-    error = "2.3 % (two standard errors); exact for a few hundred values"
-    takes = WITH_STRINGS
+    description = "the number of different values; a sketch"
+    accuracy = "2.3 % (two standard errors); exact for a few hundred values"
+    field_types = ALL_TYPES_AND_STRINGS
     kinds = (UNIQUES,)
     zero_filled = True
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the sketch's column."""
         return merged.columns["uniques"]
 
@@ -145,9 +145,9 @@ class TopK(Function):
     """The most frequent values."""
 
     name = "topk"
-    value = f"the `k` most frequent values (1 to 100, default {DEFAULT_K}); a sketch"
-    error = "0.7 % of the values counted; exact up to 384 different values"
-    takes = WITH_STRINGS
+    description = f"the `k` most frequent values (1 to 100, default {DEFAULT_K}); a sketch"
+    accuracy = "0.7 % of the values counted; exact up to 384 different values"
+    field_types = ALL_TYPES_AND_STRINGS
     parameters = TopKParameters
     example: ClassVar[Mapping[str, Any]] = {"k": 5}
     kinds = (FREQUENT,)
@@ -161,11 +161,11 @@ class TopK(Function):
         },
     )
 
-    def needs(self, metric: Metric) -> tuple[Need, ...]:
+    def needs(self, metric: Metric) -> tuple[ColumnNeed, ...]:
         """Return the sketch's column."""
-        return (Need(FREQUENT, metric.field, listed=TopKParameters.of(metric).k),)
+        return (ColumnNeed(FREQUENT, metric.field, list_size=TopKParameters.of(metric).k),)
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the sketch's column."""
         return merged.columns["frequent"]
 
@@ -177,7 +177,7 @@ class TopK(Function):
         """Return the list's decoder."""
         from tidemill_contract.functions import sketches
 
-        return sketches.lister(TopKParameters.of(metric).k, field_type)
+        return sketches.top_values_reader(TopKParameters.of(metric).k, field_type)
 
 
 FUNCTIONS = (Quantile(), Median(), Distinct(), TopK())

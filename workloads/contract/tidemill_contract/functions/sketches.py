@@ -33,22 +33,22 @@ UNIQUES_LG_K = 13
 VALUE_BYTES = 256
 """The maximum size of a text. A longer text is shortened, and gets a part of its SHA-256, so that different texts stay
 different."""
-_SHOWN_BYTES = 200
+_PREFIX_BYTES = 200
 _HEADER_BYTES = 4
 _INTEGERS = b"\xff"
 """The first byte of a frame of integers. No sketch begins with this byte."""
 _LONGS = datasketches.PyLongsSerDe()
-_LOAD = 0.75
-_ALL = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
+_LOAD_FACTOR = 0.75
+_NO_FALSE_NEGATIVES = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
 
 
-def slots_lg(listed: int) -> int:
-    """Return the base-2 logarithm of the number of slots in a sketch that lists `listed` frequent values.
+def slots_log2(list_size: int) -> int:
+    """Return the base-2 logarithm of the number of slots in a sketch that lists `list_size` frequent values.
 
     A sketch with `M` slots counts up to `0.75 * M` different values exactly. With more different values, the counts may
     have errors. The error of each count is at most `3.5 / M` times the number of all values.
     """
-    return max(9, (16 * listed - 1).bit_length())
+    return max(9, (16 * list_size - 1).bit_length())
 
 
 def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
@@ -65,7 +65,7 @@ def build(partial: StoredColumn, values: Sequence[Any]) -> bytes | None:
         quantiles.update(np.asarray(values, dtype=np.float64))
         return _frame(quantiles.serialize())
     if partial.kind == "frequent":
-        return _frame(_counted(values, slots_lg(partial.listed)).serialize())
+        return _frame(_frequent_sketch(values, slots_log2(partial.list_size)).serialize())
     uniques = datasketches.hll_sketch(UNIQUES_LG_K, datasketches.tgt_hll_type.HLL_4)
     for value in values:
         # The sketch ignores an empty text, so every text gets a prefix.
@@ -81,7 +81,7 @@ def compact(partial: StoredColumn, stored: bytes) -> bytes:
     """
     match partial.kind:
         case "quantiles":
-            doubles, integers = _quantiles(stored)
+            doubles, integers = _merge_quantiles(stored)
             frames: list[bytes] = [] if doubles.is_empty() else [_frame(doubles.serialize())]
             frames += [] if integers.is_empty() else [_frame(_INTEGERS + integers.serialize(_LONGS))]
             # Put the longest frame first, so that processors do not compact the value again. Processors compact a long
@@ -89,9 +89,9 @@ def compact(partial: StoredColumn, stored: bytes) -> bytes:
             frames.sort(key=len, reverse=True)
             return b"".join(frames)
         case "frequent":
-            return _frame(_frequent(stored).serialize())
+            return _frame(_merge_frequent(stored).serialize())
         case _:
-            return _frame(_uniques(stored).serialize_compact())
+            return _frame(_merge_uniques(stored).serialize_compact())
 
 
 def quantile_reader(q: float) -> Callable[[bytes | None], float | int | None]:
@@ -100,7 +100,7 @@ def quantile_reader(q: float) -> Callable[[bytes | None], float | int | None]:
     def quantile(stored: bytes | None) -> float | int | None:
         if not stored:
             return None if stored is None else 0.0
-        doubles, integers = _quantiles(stored)
+        doubles, integers = _merge_quantiles(stored)
         if integers.is_empty():
             return float(doubles.get_quantile(q, True))
         return _quantile([*doubles, *integers], q)
@@ -112,7 +112,7 @@ def read_distinct(stored: bytes | None) -> int | None:
     """Return the number of different values in a stored sketch, or None for null."""
     if not stored:
         return None if stored is None else 0
-    estimate: float = _uniques(stored).get_estimate()
+    estimate: float = _merge_uniques(stored).get_estimate()
     return round(estimate)
 
 
@@ -123,43 +123,44 @@ def _quantile(weighted: list[tuple[float | int, int]], q: float) -> float | int:
     return value if abs(value) > EXACT_INTEGERS else float(value)
 
 
-def _same(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
-def _shower(field_type: str | None) -> Callable[[Any], Any]:
+def _value_formatter(field_type: str | None) -> Callable[[Any], Any]:
     scale = scale_of(field_type)
     if scale is not None:
         return lambda scaled: scaled_text(scaled, scale)
-    return rfc3339_ms if field_type == "timestamp" else _same
+    return rfc3339_ms if field_type == "timestamp" else _unchanged
 
 
-def lister(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
+def top_values_reader(k: int, field_type: str | None) -> Callable[[bytes | None], list[dict[str, Any]] | None]:
     """Return a function for the k most frequent values of a stored sketch, the most frequent first.
 
     The function returns items {value, count, error}. A value occurred at most `count` and at least `count - error`
     times.
     """
-    read = _READ["integer"] if scale_of(field_type) is not None else _READ.get(str(field_type), str)
+    parse = _PARSERS["integer"] if scale_of(field_type) is not None else _PARSERS.get(str(field_type), str)
     # Times are sorted as numbers, because the text 10:00:00.5Z sorts before 10:00:00Z.
-    show = _shower(field_type)
+    format_value = _value_formatter(field_type)
 
     def topk(stored: bytes | None) -> list[dict[str, Any]] | None:
         if not stored:
             return None
-        items = _frequent(stored).get_frequent_items(_ALL)
+        items = _merge_frequent(stored).get_frequent_items(_NO_FALSE_NEGATIVES)
         if len(items) > k:
             least = items[k - 1][1]
             items = takewhile(lambda item: item[1] >= least, items)
-        value_counts = [(-most, read(text), most - fewest) for text, most, fewest, _ in items]
+        value_counts = [(-most, parse(text), most - fewest) for text, most, fewest, _ in items]
         return [
-            {"value": show(value), "count": -count, "error": error} for count, value, error in sorted(value_counts)[:k]
+            {"value": format_value(value), "count": -count, "error": error}
+            for count, value, error in sorted(value_counts)[:k]
         ]
 
     return topk
 
 
-_READ: dict[str, Callable[[str], Any]] = {
+_PARSERS: dict[str, Callable[[str], Any]] = {
     "integer": int,
     "number": float,
     "boolean": "true".__eq__,
@@ -167,7 +168,7 @@ _READ: dict[str, Callable[[str], Any]] = {
 }
 
 
-_WRITE: dict[type, Callable[[Any], str]] = {
+_FORMATTERS: dict[type, Callable[[Any], str]] = {
     str: lambda value: value if len(value) * 4 <= VALUE_BYTES else _shortened(value),
     float: lambda value: repr(value + 0.0),  # turns -0.0 into 0.0
     bool: {True: "true", False: "false"}.__getitem__,
@@ -179,18 +180,18 @@ def _shortened(text: str) -> str:
     raw = text.encode()
     if len(raw) <= VALUE_BYTES:
         return text
-    return f"{raw[:_SHOWN_BYTES].decode(errors='ignore')}…{hashlib.sha256(raw).hexdigest()[:16]}"
+    return f"{raw[:_PREFIX_BYTES].decode(errors='ignore')}…{hashlib.sha256(raw).hexdigest()[:16]}"
 
 
-def _counted(values: Sequence[Any], lg: int) -> Any:
+def _frequent_sketch(values: Sequence[Any], log2: int) -> Any:
     counts = list(Counter(values).items())
-    if len(counts) > _LOAD * 2**lg:
+    if len(counts) > _LOAD_FACTOR * 2**log2:
         # Add rare values first. A full sketch drops values, and then has only rare values to drop.
         counts.sort()
         counts.sort(key=lambda pair: pair[1])
-    sketch, write = datasketches.frequent_strings_sketch(lg), _WRITE[type(values[0])]
+    sketch, to_text = datasketches.frequent_strings_sketch(log2), _FORMATTERS[type(values[0])]
     for value, count in counts:
-        sketch.update(write(value), count)
+        sketch.update(to_text(value), count)
     return sketch
 
 
@@ -199,14 +200,14 @@ def _frame(sketch: bytes) -> bytes:
 
 
 def _frames(stored: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(stored):
-        end = at + _HEADER_BYTES + int.from_bytes(stored[at : at + _HEADER_BYTES], "big")
-        yield stored[at + _HEADER_BYTES : end]
-        at = end
+    start = 0
+    while start < len(stored):
+        end = start + _HEADER_BYTES + int.from_bytes(stored[start : start + _HEADER_BYTES], "big")
+        yield stored[start + _HEADER_BYTES : end]
+        start = end
 
 
-def _quantiles(stored: bytes) -> tuple[Any, Any]:
+def _merge_quantiles(stored: bytes) -> tuple[Any, Any]:
     doubles, integers = datasketches.kll_doubles_sketch(QUANTILES_K), datasketches.kll_items_sketch(QUANTILES_K)
     for frame in _frames(stored):
         if frame.startswith(_INTEGERS):
@@ -216,14 +217,14 @@ def _quantiles(stored: bytes) -> tuple[Any, Any]:
     return doubles, integers
 
 
-def _uniques(stored: bytes) -> Any:
+def _merge_uniques(stored: bytes) -> Any:
     union = datasketches.hll_union(UNIQUES_LG_K)
     for frame in _frames(stored):
         union.update(datasketches.hll_sketch.deserialize(frame))
     return union.get_result(datasketches.tgt_hll_type.HLL_4)
 
 
-def _frequent(stored: bytes) -> Any:
+def _merge_frequent(stored: bytes) -> Any:
     # SQL joins frames in any order. Sorted frames give the same result for every order.
     parts = [datasketches.frequent_strings_sketch.deserialize(frame) for frame in sorted(_frames(stored))]
     parts.sort(key=lambda part: float(part.epsilon))

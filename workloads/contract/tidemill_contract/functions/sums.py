@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import math
 
-from tidemill_contract.decimals import MOST_DIGITS, decimal_type, scale_of, value_sql
+from tidemill_contract.decimals import MAX_DIGITS, decimal_type, scale_of, value_sql
 from tidemill_contract.functions import doubles
-from tidemill_contract.functions.base import NUMERIC, Function, Merged, Metric, Need, PartialKind, StoredColumn
-from tidemill_contract.functions.counting import COUNT, VALUES
+from tidemill_contract.functions.base import (
+    NUMERIC,
+    ColumnNeed,
+    Function,
+    MergedColumns,
+    Metric,
+    PartialKind,
+    StoredColumn,
+)
+from tidemill_contract.functions.counting import COUNT, VALUE_COUNT
 
 
 def _sql_type(field_type: str) -> str:
     return "double precision" if field_type == "number" else "numeric"
 
 
-def _merged(column: StoredColumn, old: str, new: str) -> str:
+def _merge_sum(column: StoredColumn, old: str, new: str) -> str:
     a, b = f"{old}.{column.quoted}", f"{new}.{column.quoted}"
-    return doubles.added(a, b) if column.sql_type == "double precision" else f"coalesce({a} + {b}, {a}, {b})"
+    return doubles.add(a, b) if column.sql_type == "double precision" else f"coalesce({a} + {b}, {a}, {b})"
 
 
-def _rollup(column: StoredColumn) -> str:
-    return doubles.total(column.quoted) if column.sql_type == "double precision" else f"sum({column.quoted})"
+def _rollup_sum(column: StoredColumn) -> str:
+    return doubles.sum_aggregate(column.quoted) if column.sql_type == "double precision" else f"sum({column.quoted})"
 
 
-SUM = PartialKind(name="sum", sql_type=_sql_type, merge=_merged, rollup=_rollup)
+SUM = PartialKind(name="sum", sql_type=_sql_type, merge=_merge_sum, rollup=_rollup_sum)
 """The kind of columns with the sum of a field's values. Sums of integers and decimals are exact at any size. Sums of
 `number` fields are doubles."""
 KINDS = (SUM,)
@@ -40,16 +48,16 @@ class Sum(Function):
     """The sum of a field's values."""
 
     name = "sum"
-    value = "the sum; sums of integers and decimals can have any size; a boolean counts as 0 or 1"
-    error = "exact for integers and decimals, else 1e-9 relative"
-    takes = NUMERIC
+    description = "the sum; sums of integers and decimals can have any size; a boolean counts as 0 or 1"
+    accuracy = "exact for integers and decimals, else 1e-9 relative"
+    field_types = NUMERIC
     kinds = (SUM,)
     zero_filled = True
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the sum."""
         column = merged.columns["sum"]
-        return doubles.finite(column) if merged.field_type == "number" else column
+        return doubles.finite_or_null(column) if merged.field_type == "number" else column
 
     def answer_type(self, field_type: str | None) -> str:
         """Return the sum's type."""
@@ -64,17 +72,17 @@ class Average(Function):
     """The mean of a field's values."""
 
     name = "avg"
-    value = f"the mean; a mean of decimals has at least {AVERAGE_SCALE} digits after the point"
-    error = "1e-9 relative; for decimals half a unit of the last digit"
-    takes = NUMERIC
-    kinds = (VALUES, SUM)
+    description = f"the mean; a mean of decimals has at least {AVERAGE_SCALE} digits after the point"
+    accuracy = "1e-9 relative; for decimals half a unit of the last digit"
+    field_types = NUMERIC
+    kinds = (VALUE_COUNT, SUM)
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the mean. A mean of decimals is rounded half away from zero."""
         total, count = merged.columns["sum"], merged.columns["n"]
         scale = scale_of(merged.field_type)
         if scale is None:
-            return doubles.divided(doubles.finite(f"{total}::double precision"), count)
+            return doubles.divide(doubles.finite_or_null(f"{total}::double precision"), count)
         # For `numeric`, `div` truncates exactly, and `/` rounds.
         scaled = f"{total} * {10 ** (_scale_of_average(scale) - scale)}"
         return f"sign({total}) * div(2 * abs({scaled}) + {count}, nullif(2 * {count}, 0))"
@@ -90,27 +98,27 @@ class Average(Function):
 
 
 def _scale_of_average(scale: int) -> int:
-    return min(max(scale, AVERAGE_SCALE), MOST_DIGITS)
+    return min(max(scale, AVERAGE_SCALE), MAX_DIGITS)
 
 
 class Rate(Function):
     """The number of events, or the sum of a field, per second of the window."""
 
     name = "rate"
-    value = "events per second of the window; with `field`, the sum of the field per second"
-    error = "1e-9 relative"
-    takes = NUMERIC
-    alone = True
+    description = "events per second of the window; with `field`, the sum of the field per second"
+    accuracy = "1e-9 relative"
+    field_types = NUMERIC
+    field_optional = True
     zero_filled = True
 
-    def needs(self, metric: Metric) -> tuple[Need, ...]:
+    def needs(self, metric: Metric) -> tuple[ColumnNeed, ...]:
         """Return the column."""
-        return (Need(SUM if metric.field else COUNT, metric.field),)
+        return (ColumnNeed(SUM if metric.field else COUNT, metric.field),)
 
-    def answer(self, merged: Merged) -> str:
+    def answer_sql(self, merged: MergedColumns) -> str:
         """Return the rate."""
         (column,) = merged.columns.values()
-        return doubles.per(doubles.finite(_double(column, merged.field_type)), merged.seconds)
+        return doubles.per_second(doubles.finite_or_null(_double(column, merged.field_type)), merged.seconds)
 
     def answer_type(self, field_type: str | None) -> str:
         """Return `number`."""

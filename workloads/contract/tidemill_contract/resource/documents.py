@@ -25,29 +25,25 @@ class DocumentError(ValueError):
         self.faults = faults
 
 
-_OURS = ("timestamp", "int", "float", "bool")
+_REPLACED_TAGS = ("timestamp", "int", "float", "bool")
 
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own protocol
-        first: [
-            (tag, regexp)
-            for tag, regexp in resolvers
-            if tag.rsplit(":", 1)[1] not in ("timestamp", "int", "float", "bool")
-        ]
+        first: [(tag, regexp) for tag, regexp in resolvers if tag.rsplit(":", 1)[1] not in _REPLACED_TAGS]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.repeated: list[yaml.Node] = []
-        self._merged = 0
+        self.duplicate_keys: list[yaml.Node] = []
+        self._merged_values = 0
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Expand `<<` keys, or raise ConstructorError if too many values result."""
         super().flatten_mapping(node)
-        self._merged += len(node.value)
-        if self._merged > _MAX_NODES:
+        self._merged_values += len(node.value)
+        if self._merged_values > _MAX_NODES:
             problem = f"more than {_MAX_NODES} values after `<<` is expanded"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
@@ -59,7 +55,7 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):
                 if key in seen:
-                    self.repeated.append(key_node)
+                    self.duplicate_keys.append(key_node)
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -92,7 +88,7 @@ def load_documents(text: str) -> list[dict[str, Any]]:
         raise DocumentError(
             [Fault("", ABSENT, f"{len(text)} characters are too many", f"a file may have at most {MAX_BYTES}")]
         )
-    documents, faults = _read(text)
+    documents, faults = _read_documents(text)
     if not documents and not faults:
         faults.append(
             Fault("", ABSENT, "the file is empty", "write an AnalyticsPipeline, such as crds/examples/flights.yaml")
@@ -102,7 +98,7 @@ def load_documents(text: str) -> list[dict[str, Any]]:
     return documents
 
 
-def _read(text: str) -> tuple[list[dict[str, Any]], list[Fault]]:
+def _read_documents(text: str) -> tuple[list[dict[str, Any]], list[Fault]]:
     loader = None
     documents: list[dict[str, Any]] = []
     faults: list[Fault] = []
@@ -113,14 +109,14 @@ def _read(text: str) -> tuple[list[dict[str, Any]], list[Fault]]:
             if document is None:
                 continue
             number = len(documents) + len(faults) + 1
-            fault = _judge(document, number)
+            fault = _document_fault(document, number)
             if fault:
                 faults.append(fault)
             else:
                 documents.append(document)
-        faults += [_repeated(node) for node in loader.repeated]
+        faults += [_duplicate_key_fault(node) for node in loader.duplicate_keys]
     except yaml.YAMLError as error:
-        faults.append(_not_yaml(error))
+        faults.append(_syntax_fault(error))
     except RecursionError:
         faults.append(Fault("", ABSENT, "the document is nested too deeply to read", "write it flatter"))
     except (
@@ -137,12 +133,12 @@ def _read(text: str) -> tuple[list[dict[str, Any]], list[Fault]]:
     return documents, faults
 
 
-def _judge(document: Any, number: int) -> Fault | None:
+def _document_fault(document: Any, number: int) -> Fault | None:
     if not isinstance(document, dict):
         return Fault(
             "", document, f"document {number} is not a mapping", "start with apiVersion, kind, metadata and spec"
         )
-    if _count(document, _MAX_NODES) > _MAX_NODES:
+    if _count_values(document, _MAX_NODES) > _MAX_NODES:
         return Fault(
             "",
             ABSENT,
@@ -152,7 +148,7 @@ def _judge(document: Any, number: int) -> Fault | None:
     return None
 
 
-def _count(value: Any, budget: int) -> int:
+def _count_values(value: Any, budget: int) -> int:
     """Count nested values, and stop counting once the count exceeds `budget`.
 
     The values of a YAML alias are counted at each use.
@@ -168,14 +164,14 @@ def _count(value: Any, budget: int) -> int:
     return count
 
 
-def _not_yaml(error: yaml.YAMLError) -> Fault:
+def _syntax_fault(error: yaml.YAMLError) -> Fault:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     return Fault("", ABSENT, f"{where}not valid YAML: {problem}", "check the indentation and the quotes at this place")
 
 
-def _repeated(node: yaml.Node) -> Fault:
+def _duplicate_key_fault(node: yaml.Node) -> Fault:
     mark = node.start_mark
     key = str(node.value)
     return Fault(

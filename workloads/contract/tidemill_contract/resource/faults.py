@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-_SHOWN = 60
+_MAX_SHOWN = 60
 
 
 class Absent:
@@ -59,7 +59,7 @@ def show(value: Any) -> str:
         case int() if value.bit_length() > 200:
             return "a huge integer"
         case str():
-            text = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
+            text = value if len(value) <= _MAX_SHOWN else value[: _MAX_SHOWN - 1] + "…"
             return json.dumps(text, ensure_ascii=False)
         case int() | float():
             return str(value)

@@ -10,7 +10,7 @@ SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
 """The system columns of every Postgres table. Fields and metrics may have these names, but group columns may not."""
 
 
-def system_columns(group_by: Iterable[tuple[str, str]]) -> Iterator[Fault]:
+def system_column_faults(group_by: Iterable[tuple[str, str]]) -> Iterator[Fault]:
     """Yield a fault for each group column that is named like a Postgres system column."""
     for path, name in group_by:
         if name in SYSTEM_COLUMNS:

@@ -76,7 +76,7 @@ class Parts:
     topics: tuple[str, ...] | None  # None if the document has no list of topics
     topic_pattern: str | None
     kafka: KafkaSpec | None
-    elsewhere: bool  # true if the document has a `source.kafka`, even an invalid one
+    has_other_cluster: bool  # true if the document has a `source.kafka`, even an invalid one
     format: FormatSpec | None
     fields: tuple[Part[FieldSpec], ...]
     key: str | None
@@ -98,12 +98,12 @@ class Parts:
     ingest: IngestSpec | None
 
     @property
-    def several(self) -> bool:
+    def is_multi_topic(self) -> bool:
         """Whether the document sets `topics` or `topicPattern`."""
         return self.topics is not None or self.topic_pattern is not None
 
 
-def cut(document: Mapping[str, Any]) -> Parts:
+def split_document(document: Mapping[str, Any]) -> Parts:
     """Divide a document into parts. The document may be invalid."""
     metadata, spec = _mapping(document.get("metadata")), _mapping(document.get("spec"))
     source, transform = _mapping(spec.get("source")), _mapping(spec.get("transform"))
@@ -115,7 +115,7 @@ def cut(document: Mapping[str, Any]) -> Parts:
         topics=None if source.get("topics") is None else tuple(map(str, _items(source["topics"]))),
         topic_pattern=_text(source.get("topicPattern")),
         kafka=_read(KafkaSpec, source.get("kafka")),
-        elsewhere=source.get("kafka") is not None,
+        has_other_cluster=source.get("kafka") is not None,
         format=_read(FormatSpec, {"type": text} if isinstance(text := source.get("format", {}), str) else text),
         fields=_parts(FieldSpec, source.get("fields"), "spec.source.fields"),
         key=_text(source.get("key")),
@@ -146,16 +146,16 @@ def _aggregation(raw: Any, path: str) -> AggregationPart:
     return AggregationPart(
         path=path,
         name=_text(item.get("name")),
-        window=_read(WINDOWS.written, item.get("window")),
+        window=_read(WINDOWS.flat_model, item.get("window")),
         group_by=tuple((f"{path}.groupBy[{i}]", name) for i, name in groups if isinstance(name, str)),
-        metrics=_parts(METRICS.written, item.get("metrics"), f"{path}.metrics"),
+        metrics=_parts(METRICS.flat_model, item.get("metrics"), f"{path}.metrics"),
         retention=_text(item.get("retention", AggregationSpec.model_fields["retention"].default)),
     )
 
 
 def _anomaly(raw: Any, path: str) -> AnomalyPart:
     item = _mapping(raw)
-    detector = _read(DETECTORS.written, item.get("detector", {}))
+    detector = _read(DETECTORS.flat_model, item.get("detector", {}))
     model = _read(AnomalySpec, {name: member for name, member in item.items() if name != "detector"})
     readable = detector is not None and model is not None
     return AnomalyPart(path, _text(item.get("name")), model if readable else None, detector if readable else None)

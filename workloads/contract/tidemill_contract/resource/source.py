@@ -6,23 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, decimal_type
+from tidemill_contract.decimals import DECIMAL, MAX_DIGITS, decimal_type
 from tidemill_contract.duration import Duration
 from tidemill_contract.functions.base import FieldType, Name
 from tidemill_contract.resource.inputs.dedupe import DedupeSpec
 from tidemill_contract.resource.inputs.mqtt import MqttSpec
-from tidemill_contract.resource.inputs.patterns import MOST_CHARACTERS
+from tidemill_contract.resource.inputs.patterns import MAX_CHARACTERS
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_contract.resource.kinds.any_json import Path, Scalar
 from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.connectors import ConnectorSpec
 from tidemill_contract.resource.kinds.formats import Format, FormatSpec
 from tidemill_contract.resource.kinds.kafka import KafkaSpec
-from tidemill_contract.resource.paths import Steps, exploded, read_path, show_path
+from tidemill_contract.resource.paths import Steps, exploded_array, read_path, show_path
 
 TopicName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9._-]{1,249}$", max_length=249)]
-MOST_TOPICS = 64
-TopicPattern = Annotated[str, StringConstraints(min_length=1, max_length=MOST_CHARACTERS)]
+MAX_TOPICS = 64
+TopicPattern = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHARACTERS)]
 Origin = Literal["value", "envelope", "key", "header", "timestamp", "partition", "offset"]
 ConfigValue = Annotated[str, StringConstraints(max_length=256)]
 
@@ -76,12 +76,12 @@ class FieldSpec(Model):
         None, description="Time zone of timestamps without a zone, such as Europe/Berlin. Default for patterns: UTC."
     )
     precision: int | None = Field(
-        None, ge=1, le=MOST_DIGITS, description=f"Maximum number of digits of a decimal. Default: {MOST_DIGITS}."
+        None, ge=1, le=MAX_DIGITS, description=f"Maximum number of digits of a decimal. Default: {MAX_DIGITS}."
     )
     scale: int | None = Field(
         None,
         ge=0,
-        le=MOST_DIGITS,
+        le=MAX_DIGITS,
         description="Number of digits of a decimal after the point. Every decimal needs a scale.",
     )
     taken_from: Origin | None = Field(
@@ -105,17 +105,17 @@ class FieldSpec(Model):
     @property
     def steps(self) -> Steps:
         """The path in the event. A value outside the event has a label, such as `<header> region`."""
-        return self.member if self.origin == "value" else (f"<{self.origin}> {self.name}",)
+        return self.member_path if self.origin == "value" else (f"<{self.origin}> {self.name}",)
 
     @property
-    def member(self) -> Steps:
+    def member_path(self) -> Steps:
         """The path in the spec, or the name of the field if there is no path."""
         return (self.name,) if self.path is None else read_path(self.path)
 
     @property
     def array(self) -> Steps | None:
         """The path of the exploded array that contains the field, or None outside exploded arrays."""
-        return exploded(self.steps)
+        return exploded_array(self.steps)
 
     @property
     def header(self) -> str:
@@ -128,7 +128,7 @@ class FieldSpec(Model):
         if self.origin == "value":
             return show_path(self.steps)
         if self.origin == "envelope":
-            return f"the envelope's {show_path(self.member)}"
+            return f"the envelope's {show_path(self.member_path)}"
         return f"header {self.header}" if self.origin == "header" else f"the record's {self.origin}"
 
 
@@ -168,7 +168,7 @@ class SourceSpec(Model):
     topics: list[TopicName] | None = Field(
         None,
         min_length=1,
-        max_length=MOST_TOPICS,
+        max_length=MAX_TOPICS,
         description="Several existing source topics with the same kind of events, in place of topic.name. Set"
         " topic.managed: false.",
     )
@@ -206,11 +206,11 @@ class SourceSpec(Model):
         return next((field.array for field in self.fields if field.array is not None), None)
 
     @property
-    def several(self) -> bool:
+    def is_multi_topic(self) -> bool:
         """Whether the pipeline reads a list or a pattern of topics."""
         return self.topics is not None or self.topic_pattern is not None
 
     @property
-    def written(self) -> FormatSpec:
+    def record_format(self) -> FormatSpec:
         """The format of records."""
         return self.format or FormatSpec()

@@ -298,7 +298,12 @@ class PipelineSpec(Model):
     def takes_http(self) -> bool:
         """Whether ingest accepts events for the pipeline."""
         source = self.source
-        return self.ingest.enabled and source.written.type == "json" and source.kafka is None and not source.several
+        return (
+            self.ingest.enabled
+            and source.record_format.type == "json"
+            and source.kafka is None
+            and not source.is_multi_topic
+        )
 
     @property
     def field_kinds(self) -> dict[str, str]:
@@ -317,13 +322,13 @@ class PipelineSpec(Model):
 
         A Python stage without scaling settings uses `processor.scaling` if the mode there is `lag`.
         """
-        followed = self.processor.scaling
+        processor_scaling = self.processor.scaling
         if component == "processor":
-            return followed
+            return processor_scaling
         python = self.transform.python
         if python is None or python.scaling is not None:
             return python.scaling if python is not None else None
-        return followed if followed is not None and followed.mode == "lag" else None
+        return processor_scaling if processor_scaling is not None and processor_scaling.mode == "lag" else None
 
     def aggregation(self, name: str) -> AggregationSpec:
         """Return the aggregation with this name, or raise KeyError."""

@@ -13,13 +13,13 @@ from tidemill_contract.functions.registry import PARAMETERS
 from tidemill_contract.resource.documents import DocumentError, load_documents
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
 from tidemill_contract.resource.kinds.base import MISPLACED, Kinds
-from tidemill_contract.resource.parts import cut
-from tidemill_contract.resource.rules import Limits, check_rules
+from tidemill_contract.resource.parts import split_document
+from tidemill_contract.resource.rules import TopicLimits, check_rules
 from tidemill_contract.resource.spec import AnalyticsPipeline
 
-__all__ = ["DocumentError", "Fault", "Limits", "check", "load_documents"]
+__all__ = ["DocumentError", "Fault", "TopicLimits", "check_document", "load_documents"]
 
-_DEEPEST = 12
+_MAX_DEPTH = 12
 _NAME = "use at most 41 characters: a-z, 0-9 and _, with a letter first"
 _REMEDIES = (
     (r"^metadata\.name$", "use at most 40 characters: a-z, 0-9 and -, with a letter or digit first and last"),
@@ -51,16 +51,16 @@ _REMEDIES = (
     (r"\.secretRef\.key$", "write a key of the Secret: letters, digits, '-', '_' and '.'"),
     (r"\.(header|timestampHeader|idHeader)$", "write the name of a header, such as X-Signature"),
     (r"(\.name|\.key|\.field|\.metric|\.aggregation|\.groupBy\[\d+\])$", _NAME),
-    *((rf"\.metrics\[\d+\]\.{p.alias}$", _NAME) for p in PARAMETERS.values() if p.takes is not None),
+    *((rf"\.metrics\[\d+\]\.{p.alias}$", _NAME) for p in PARAMETERS.values() if p.field_types is not None),
 )
 
 
-def check(document: Any, limits: Limits | None = None) -> tuple[AnalyticsPipeline | None, list[Fault]]:
+def check_document(document: Any, limits: TopicLimits | None = None) -> tuple[AnalyticsPipeline | None, list[Fault]]:
     """Validate a document, and return the resource and all faults. The resource is None if there are faults."""
     if not isinstance(document, dict):
         return None, [Fault("", document, "is not a mapping", "start with apiVersion, kind, metadata and spec")]
     # Kubernetes drops null members, so null members count as absent.
-    document = _without_nulls(document, _DEEPEST)
+    document = _without_nulls(document, _MAX_DEPTH)
     pipeline, faults = None, []
     try:
         pipeline = AnalyticsPipeline.model_validate(document, by_alias=True, by_name=False)
@@ -69,7 +69,8 @@ def check(document: Any, limits: Limits | None = None) -> tuple[AnalyticsPipelin
     except RecursionError:
         return None, [Fault("", ABSENT, "is nested too deeply", "write it flatter")]
     fault_paths = {fault.path for fault in faults}
-    faults += [fault for fault in check_rules(cut(document), limits or Limits()) if fault.path not in fault_paths]
+    rule_faults = check_rules(split_document(document), limits or TopicLimits())
+    faults += [fault for fault in rule_faults if fault.path not in fault_paths]
     return (None if faults else pipeline), faults
 
 
@@ -88,10 +89,10 @@ def _without_nulls(value: Any, depth: int) -> Any:
 
 
 def _translate(details: ErrorDetails) -> Fault:
-    path, value, context = _path(details["loc"]), details["input"], details.get("ctx", {})
+    path, value, context = _path_text(details["loc"]), details["input"], details.get("ctx", {})
     match details["type"]:
         case "missing":
-            return Fault(path, ABSENT, "is missing", _add(path))
+            return Fault(path, ABSENT, "is missing", _missing_remedy(path))
         case "extra_forbidden":
             model = _model_at(details["loc"][:-1])
             members = [str(f.alias or name) for name, f in model.model_fields.items()] if model else []
@@ -111,15 +112,15 @@ def _translate(details: ErrorDetails) -> Fault:
             return Fault(path, value, f"must be one of {', '.join(choices)}", did_you_mean(str(value), choices))
         case "value_error":
             message = str(context.get("error", details["msg"]))
-            return Fault(path, value, *_split(message))
+            return Fault(path, value, *_split_message(message))
         case "string_type":
             return _not_a_text(path, value)
         case "string_pattern_mismatch":
             return Fault(path, value, "is not an allowed name", _remedy(path, "write another name"))
-    return Fault(path, value, *_bound(details["type"], context, path, details["msg"]))
+    return Fault(path, value, *_describe_error(details["type"], context, path, details["msg"]))
 
 
-def _bound(kind: str, context: dict[str, Any], path: str, message: str) -> tuple[str, str]:
+def _describe_error(kind: str, context: dict[str, Any], path: str, message: str) -> tuple[str, str]:
     match kind:
         case "model_type" | "model_attributes_type" | "dict_type":
             return "is not a mapping", "write indented members, one 'name: value' per line"
@@ -162,12 +163,12 @@ def _not_a_text(path: str, value: Any) -> Fault:
     return Fault(path, value, "is not a text", _remedy(path, "write a text"))
 
 
-def _split(message: str) -> tuple[str, str]:
+def _split_message(message: str) -> tuple[str, str]:
     first, _, rest = message.partition(": ")
     return (first, rest) if rest else (message, "write a shorter one")
 
 
-def _add(path: str) -> str:
+def _missing_remedy(path: str) -> str:
     hints = {
         "apiVersion": "add apiVersion: tidemill.dev/v1alpha1",
         "kind": "add kind: AnalyticsPipeline",
@@ -184,7 +185,7 @@ def _remedy(path: str, otherwise: str) -> str:
     return next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, path)), otherwise)
 
 
-def _path(loc: tuple[int | str, ...]) -> str:
+def _path_text(loc: tuple[int | str, ...]) -> str:
     path = ""
     for step in loc:
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
@@ -207,7 +208,7 @@ def _model_of(field: FieldInfo) -> type[BaseModel] | None:
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, Kinds):
-        return annotation.written
+        return annotation.flat_model
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((model for argument in reversed(get_args(annotation)) if (model := _model_in(argument))), None)

@@ -1,7 +1,7 @@
 """`_aggregations`: a row for each version of each aggregation.
 
 `closed_until` is the event time up to which windows are closed. `rev` is the number of merged batches. `layout` is a
-number that grows when metric columns are added or removed. `fed` is the JSON of `Feeds` (see `functions/feeds`).
+number that grows when metric columns are added or removed. `fed` is the JSON of `FillHistory.columns_json`.
 
 `ids` is the value of the column `reader` in `_dedupe` for the version's event ids. If `ids` is null, this value is the
 version's `reader`. Each start of a replay creates a new value of `ids`. When the replay ends, `reader` becomes `live`,
@@ -38,10 +38,10 @@ TABLE = Table(
     ),
     ("UNIQUE (name, version)",),
     storage="fillfactor = 50",
-    writer="SELECT, UPDATE (closed_until, rev, scanned_until, published_until, late_dead, late_dropped)",
+    writer_privileges="SELECT, UPDATE (closed_until, rev, scanned_until, published_until, late_dead, late_dropped)",
 )
 
-IDS = "coalesce(ids, reader)"
+DEDUPE_READER = "coalesce(ids, reader)"
 """SQL that returns a version's value of `_dedupe.reader` from the row in `_aggregations`."""
 
 
@@ -51,12 +51,12 @@ def versions(schema: str) -> str:
     Columns: name, `reader`, `reader` in `_dedupe`, version, id, table, days per time partition, `layout`, `fed`.
     """
     return (
-        f"SELECT name, reader, {IDS}, version, id, table_name, partition_days, layout, fed"
+        f"SELECT name, reader, {DEDUPE_READER}, version, id, table_name, partition_days, layout, fed"
         f" FROM {schema}._aggregations ORDER BY id"
     )
 
 
-def closed(schema: str) -> str:
+def closed_until(schema: str) -> str:
     """Select the id of each version, and the time (epoch ms) up to which windows are closed.
 
     Columns: id, time (epoch ms).
@@ -91,7 +91,7 @@ def count_late(schema: str, column: Literal["late_dead", "late_dropped"]) -> str
     return f"UPDATE {schema}._aggregations SET {column} = {column} + %s WHERE id = %s RETURNING retention_ms"
 
 
-def scanned(schema: str) -> str:
+def lock_scan(schema: str) -> str:
     """Select a time (epoch ms), and try to lock the scan. Detectors have scanned windows up to this time.
 
     Parameters: name of the lock, id. Columns: time (epoch ms), whether the transaction got the lock.
@@ -101,7 +101,7 @@ def scanned(schema: str) -> str:
     )
 
 
-def set_scanned(schema: str) -> str:
+def set_scanned_until(schema: str) -> str:
     """Store the time (epoch ms) up to which detectors have scanned windows.
 
     Parameters: time (epoch ms), id.
@@ -109,7 +109,7 @@ def set_scanned(schema: str) -> str:
     return f"UPDATE {schema}._aggregations SET scanned_until = %s WHERE id = %s"
 
 
-def published(schema: str) -> str:
+def published_until(schema: str) -> str:
     """Select the time (epoch ms) up to which windows were published.
 
     Parameter: id. Column: time (epoch ms).
@@ -117,7 +117,7 @@ def published(schema: str) -> str:
     return f"SELECT published_until FROM {schema}._aggregations WHERE id = %s"
 
 
-def set_published(schema: str) -> str:
+def set_published_until(schema: str) -> str:
     """Store the time (epoch ms) up to which windows were published.
 
     Parameters: time (epoch ms), id.
@@ -138,7 +138,7 @@ def progress(schema: str) -> str:
 
 
 # Read columns through `to_jsonb`. If an older schema lacks a column, the result is null.
-_FEEDS = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
+_FILL_HISTORY = "to_jsonb(a) -> 'layout', to_jsonb(a) -> 'fed'"
 
 
 def state(schema: str) -> str:
@@ -148,13 +148,13 @@ def state(schema: str) -> str:
     `closed_until`, `watermark`, `layout`, `fed`.
     """
     return (
-        f"SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark, {_FEEDS}"
+        f"SELECT a.id || '@' || extract(epoch FROM a.created_at), a.rev, a.closed_until, r.watermark, {_FILL_HISTORY}"
         f" FROM {schema}._aggregations AS a LEFT JOIN {schema}._readers AS r ON r.reader = a.reader"
         " WHERE a.name = %s AND a.version = %s"
     )
 
 
-def standings(schema: str) -> str:
+def states(schema: str) -> str:
     """Select the states of all versions.
 
     Parameter: the schema's name, without quotes. Columns: name, version, the table's oid, id, `rev`,
@@ -162,6 +162,6 @@ def standings(schema: str) -> str:
     """
     return (
         "SELECT a.name, a.version, to_regclass(format('%%I.%%I', %s::text, a.table_name))::oid::bigint,"
-        f" a.id, a.rev, a.closed_until, r.watermark, {_FEEDS} FROM {schema}._aggregations AS a"
+        f" a.id, a.rev, a.closed_until, r.watermark, {_FILL_HISTORY} FROM {schema}._aggregations AS a"
         f" LEFT JOIN {schema}._readers AS r ON r.reader = a.reader"
     )

@@ -43,8 +43,8 @@ TABLE = Table(
         ("_anomalies_unpublished", "(id) WHERE NOT published"),
         ("_anomalies_by_time", "(window_start, id)"),
     ),
-    writer="SELECT, INSERT, UPDATE (published)",
-    key=("element",),
+    writer_privileges="SELECT, INSERT, UPDATE (published)",
+    added_key_columns=("element",),
 )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from tidemill_contract.tables.definition import Table, columns
 
-Duty = Literal["published", "scanned"]
+DoneColumn = Literal["published", "scanned"]
 """`published` is true if a correction is published, or need not be published. `scanned` is true if detectors have
 judged the windows, or if no detector watches them."""
 
@@ -25,7 +25,7 @@ TABLE = Table(
         ("scanned", "boolean NOT NULL"),
     ),
     ("PRIMARY KEY (aggregation_id, rev)",),
-    writer="SELECT, INSERT, UPDATE, DELETE",
+    writer_privileges="SELECT, INSERT, UPDATE, DELETE",
 )
 
 
@@ -40,27 +40,27 @@ def insert(schema: str) -> str:
     )
 
 
-def due(schema: str, duty: Duty, limit: int) -> str:
-    """Select the oldest corrections with the value false in the column of `duty`.
+def pending(schema: str, column: DoneColumn, limit: int) -> str:
+    """Select the oldest corrections with the value false in `column`.
 
     Parameter: aggregation's id. Columns: rev, first and last start (epoch ms).
     """
     return (
-        f"SELECT rev, first_start, last_start FROM {schema}._corrections WHERE aggregation_id = %s AND NOT {duty}"
+        f"SELECT rev, first_start, last_start FROM {schema}._corrections WHERE aggregation_id = %s AND NOT {column}"
         f" ORDER BY rev LIMIT {limit}"
     )
 
 
-def set_done(schema: str, duty: Duty) -> str:
-    """Set the column of `duty` to true in each given correction.
+def set_done(schema: str, column: DoneColumn) -> str:
+    """Set `column` to true in each given correction.
 
     Parameters: aggregation's id, list of revs.
     """
-    return f"UPDATE {schema}._corrections SET {duty} = true WHERE aggregation_id = %s AND rev = ANY(%s)"
+    return f"UPDATE {schema}._corrections SET {column} = true WHERE aggregation_id = %s AND rev = ANY(%s)"
 
 
-def remove_done(schema: str, other: Duty) -> str:
-    """Delete each given correction if the column of `other` is true.
+def remove_done(schema: str, other: DoneColumn) -> str:
+    """Delete each given correction if the column `other` is true.
 
     Parameters: aggregation's id, list of revs.
     """

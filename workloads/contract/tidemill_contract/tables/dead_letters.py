@@ -33,12 +33,12 @@ TABLE = Table(
         ("_dead_letters_unpublished", '(epoch, partition, "offset") WHERE NOT published'),
         ("_dead_letters_by_time", '(created_at, epoch, partition, "offset", aggregation)'),
     ),
-    writer="SELECT, INSERT, UPDATE (published)",
-    key=("element",),
+    writer_privileges="SELECT, INSERT, UPDATE (published)",
+    added_key_columns=("element",),
 )
 
 
-_TRAVEL = {
+_INSERT_TYPES = {
     "epoch": "integer", "partition": "integer", '"offset"': "bigint", "element": "integer", "aggregation": "text",
     "reason": "text", "field": "text", "detail": "text", "key": "bytea", "value": "bytea", "value_bytes": "bigint",
     "event_time": "bigint", "windows": "text", "bytes": "bigint",
@@ -54,8 +54,8 @@ def insert(schema: str) -> str:
 
     Columns: partition, number of new rows, size of new rows in bytes.
     """
-    names = ", ".join(_TRAVEL)
-    arrays = ", ".join(f"%s::{kind}[]" for kind in _TRAVEL.values())
+    names = ", ".join(_INSERT_TYPES)
+    arrays = ", ".join(f"%s::{kind}[]" for kind in _INSERT_TYPES.values())
     return (
         f"WITH stored AS (INSERT INTO {schema}._dead_letters ({names})"
         f" SELECT {names.replace('windows', 'windows::bigint[]')} FROM unnest({arrays}) AS new ({names})"

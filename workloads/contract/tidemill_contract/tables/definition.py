@@ -31,7 +31,7 @@ class Table:
         constraints: the SQL of the table constraints, which are created with the table.
         partition_by: the SQL of the partitioning, such as `RANGE ("window_start")`, or None.
         indexes: the name of each index, and the SQL after `ON <table>`.
-        key: the key columns that a later version of Tidemill added. The key is the first constraint.
+        added_key_columns: the key columns that a later version of Tidemill added. The key is the first constraint.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Table:
     partition_by: str | None = None
     storage: str = ""
     indexes: tuple[tuple[str, str], ...] = ()
-    writer: str = ""
-    reader: str = "SELECT"
-    key: tuple[str, ...] = ()
+    writer_privileges: str = ""
+    reader_privileges: str = "SELECT"
+    added_key_columns: tuple[str, ...] = ()
 
 
 def columns(*pairs: tuple[str, str]) -> tuple[Column, ...]:

@@ -15,7 +15,7 @@ TABLE = Table(
     ),
     ("PRIMARY KEY (anomaly, aggregation_id, group_key)",),
     storage="fillfactor = 70",
-    writer="SELECT, INSERT, UPDATE, DELETE",
+    writer_privileges="SELECT, INSERT, UPDATE, DELETE",
 )
 """The state of each detector and group. A detector of windows changes its state together with `scanned_until`. A
 detector of single events has a state for each partition, with -1 - partition as `aggregation_id`. The state changes
@@ -32,7 +32,7 @@ HISTORY = Table(
     ),
     ("PRIMARY KEY (anomaly, aggregation_id, group_key, window_start)",),
     indexes=(("_detector_history_by_time", "(aggregation_id, window_start)"),),
-    writer="SELECT, INSERT, UPDATE, DELETE",
+    writer_privileges="SELECT, INSERT, UPDATE, DELETE",
 )
 """The states of detectors before each of the latest windows. If late events change a window, the scan starts again from
 the earlier state."""
@@ -57,7 +57,7 @@ def groups(schema: str) -> str:
     return f"SELECT group_key FROM {schema}._detectors WHERE anomaly = %s AND aggregation_id = %s ORDER BY seen"
 
 
-def forget(schema: str) -> str:
+def delete_groups(schema: str) -> str:
     """Delete states of detectors.
 
     Parameters: anomaly, `aggregation_id`, list of groups.
@@ -76,7 +76,7 @@ def save(schema: str) -> str:
     )
 
 
-def remember(schema: str) -> str:
+def insert_history(schema: str) -> str:
     """Store the state that a detector had before a window. A state that is stored already stays unchanged.
 
     Parameters: anomaly, aggregation's id, group, start of the window (epoch ms), state.
@@ -87,7 +87,7 @@ def remember(schema: str) -> str:
     )
 
 
-def forget_before(schema: str) -> str:
+def delete_history_before(schema: str) -> str:
     """Delete the stored states for windows that start before a time (epoch ms).
 
     Parameters: aggregation's id, start of the first window to keep (epoch ms).
@@ -95,7 +95,7 @@ def forget_before(schema: str) -> str:
     return f"DELETE FROM {schema}._detector_history WHERE aggregation_id = %s AND window_start < %s"
 
 
-def remembered(schema: str) -> str:
+def history(schema: str) -> str:
     """Select the states that detectors had before the given windows.
 
     Parameters: aggregation's id, list of starts (epoch ms). Columns: anomaly, group, start, state as text.

@@ -16,8 +16,8 @@ TABLE = Table(
     ),
     ('PRIMARY KEY (event_time, epoch, partition, "offset", element)',),
     partition_by="RANGE (event_time)",
-    writer="SELECT, INSERT",
-    key=("element",),
+    writer_privileges="SELECT, INSERT",
+    added_key_columns=("element",),
 )
 
 

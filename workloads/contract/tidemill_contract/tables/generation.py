@@ -15,7 +15,7 @@ TABLE = Table(
         ("generation", "bigint NOT NULL"),
         ("accepted", "jsonb"),
     ),
-    writer="SELECT",
+    writer_privileges="SELECT",
 )
 
 

@@ -29,7 +29,7 @@ TABLE = Table(
     ),
     ("PRIMARY KEY (reader, partition)",),
     storage="fillfactor = 50",
-    writer="SELECT, UPDATE",
+    writer_privileges="SELECT, UPDATE",
 )
 """One row for each reader and partition, with the position `next_offset`. The transaction that stores the results of
 a batch also advances the position. If a partition is read for the first time, or records are lost, a processor sets
@@ -49,7 +49,7 @@ LOST = Table(
         ("noticed_at", "timestamptz NOT NULL DEFAULT now()"),
     ),
     ("PRIMARY KEY (reader, partition, epoch, from_offset)",),
-    writer="SELECT, INSERT",
+    writer_privileges="SELECT, INSERT",
 )
 """The ranges of offsets that Kafka deleted before a reader had read the records."""
 
@@ -65,7 +65,7 @@ def read(schema: str, reader: str) -> str:
     )
 
 
-def untaken(schema: str, reader: str) -> str:
+def changed_topics(schema: str, reader: str) -> str:
     """Select the partitions whose stored topic id differs from the given topic id.
 
     Parameters: list of partitions, list of their topic ids. Column: partition.
@@ -77,7 +77,7 @@ def untaken(schema: str, reader: str) -> str:
     )
 
 
-def move(schema: str, reader: str) -> str:
+def set_position(schema: str, reader: str) -> str:
     """Set the position of a partition, unless the stored position differs from the expected position.
 
     Parameters: new topic id, new topic id again, new epoch, new offset, partition, expected topic id, expected epoch,
@@ -134,11 +134,11 @@ def advance(schema: str, reader: str) -> str:
     )
 
 
-def times(schema: str, reader: str, *, several: bool = False) -> str:
+def event_times(schema: str, reader: str, *, multi_topic: bool = False) -> str:
     """Select the event times of partitions.
 
-    `several` is true for a pipeline with a list of topics. If `several` is true, the result omits partitions that
-    processors no longer read.
+    For a pipeline with a list of topics, `multi_topic` is true. The result then omits partitions that processors no
+    longer read.
 
     Columns: partition, newest event time, unconfirmed event times (`suspects`), arrival of the last event (epoch ms),
     time at which the partition was last read to its end (epoch ms).
@@ -146,7 +146,7 @@ def times(schema: str, reader: str, *, several: bool = False) -> str:
     return (
         f"SELECT partition, max_event_time, suspects, {to_ms('last_event_at')}, {to_ms('end_confirmed_at')}"
         f" FROM {schema}._offsets WHERE reader = '{reader}'"
-        + (f" AND {slots.reads(schema, '_offsets.partition')}" if several else "")
+        + (f" AND {slots.active_condition(schema, '_offsets.partition')}" if multi_topic else "")
     )
 
 
@@ -161,7 +161,7 @@ def lock_next(schema: str) -> str:
     )
 
 
-def live_next(schema: str, *, lock: bool = False) -> str:
+def live_positions(schema: str, *, lock: bool = False) -> str:
     """Select the live processors' positions in the partitions that a replay reads.
 
     Omit partitions in which the replay reads a topic with a different id.
@@ -179,7 +179,7 @@ def live_next(schema: str, *, lock: bool = False) -> str:
     return query + (" FOR UPDATE OF l" if lock else "")
 
 
-def fed(schema: str) -> str:
+def handed_over_partitions(schema: str) -> str:
     """Select the partitions for which `feeds` contains all given ids of aggregation versions.
 
     Parameter: list of ids. Column: partition.
@@ -187,7 +187,7 @@ def fed(schema: str) -> str:
     return f"SELECT partition FROM {schema}._offsets WHERE reader = '{LIVE}' AND feeds @> %s::integer[]"
 
 
-def feed(schema: str) -> str:
+def mark_handed_over(schema: str) -> str:
     """Add ids of aggregation versions to `feeds`, so that live processors fill the versions.
 
     Rows that contain all ids already stay unchanged.
@@ -214,7 +214,7 @@ def progress(schema: str) -> str:
     )
 
 
-def lose(schema: str, reader: str) -> str:
+def insert_lost_range(schema: str, reader: str) -> str:
     """Store a lost range of offsets, unless the range is stored already.
 
     Parameters: partition, epoch, first offset, end (null if it is unknown), reason.
@@ -225,16 +225,16 @@ def lose(schema: str, reader: str) -> str:
     )
 
 
-LOSSES = ("partition", "epoch", "from_offset", "to_offset", "reason")
-"""The columns of `losses`."""
+LOST_RANGE_COLUMNS = ("partition", "epoch", "from_offset", "to_offset", "reason")
+"""The columns of `lost_ranges`."""
 
 
-def losses(schema: str) -> str:
+def lost_ranges(schema: str) -> str:
     """Select a reader's first 100 lost ranges of offsets, in the order of the partitions.
 
-    Parameter: reader. Columns: `LOSSES`.
+    Parameter: reader. Columns: `LOST_RANGE_COLUMNS`.
     """
     return (
-        f"SELECT {', '.join(LOSSES)} FROM {schema}._lost WHERE reader = %s"
+        f"SELECT {', '.join(LOST_RANGE_COLUMNS)} FROM {schema}._lost WHERE reader = %s"
         " ORDER BY partition, epoch, from_offset LIMIT 100"
     )

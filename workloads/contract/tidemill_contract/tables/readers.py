@@ -23,7 +23,7 @@ TABLE = Table(
         ("switched_at", "timestamptz"),
     ),
     storage="fillfactor = 50",
-    writer="SELECT, UPDATE",
+    writer_privileges="SELECT, UPDATE",
 )
 
 
@@ -48,7 +48,7 @@ def watermark(schema: str) -> str:
     return f"SELECT watermark FROM {schema}._readers WHERE reader = %s"
 
 
-def move(schema: str, reader: str) -> str:
+def set_watermark(schema: str, reader: str) -> str:
     """Store a reader's watermark.
 
     Parameters: `watermark`, `candidate`, `candidate_at`, `active_since`, `idle_since`, `idle_base`. The SQL needs

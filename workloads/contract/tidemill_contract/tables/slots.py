@@ -18,14 +18,14 @@ TABLE = Table(
         ("added", "boolean NOT NULL DEFAULT false"),
     ),
     ("UNIQUE (topic, partition)",),
-    writer="SELECT",
+    writer_privileges="SELECT",
 )
 """One row for each slot, which only the operator writes. `topic` is empty if the slot's partition is unknown. `reading`
 is false after the topic leaves the list, because the partition is no longer read. `added` means that the slot is newer
 than the pipeline, so the partition is read from the first record."""
 
 
-def reading(schema: str) -> str:
+def active_slots(schema: str) -> str:
     """Select the slot of each partition that processors read.
 
     Columns: slot, topic, partition, whether the slot was added to an existing pipeline.
@@ -33,7 +33,7 @@ def reading(schema: str) -> str:
     return f"SELECT slot, topic, partition, added FROM {schema}._slots WHERE reading ORDER BY slot"
 
 
-def place(schema: str) -> str:
+def topic_partition(schema: str) -> str:
     """Select the topic and the partition of a slot.
 
     Parameter: slot. Columns: topic, partition.
@@ -41,6 +41,6 @@ def place(schema: str) -> str:
     return f"SELECT topic, partition FROM {schema}._slots WHERE slot = %s"
 
 
-def reads(schema: str, column: str) -> str:
+def active_condition(schema: str, column: str) -> str:
     """Return an SQL condition that is true if processors read the partition with the slot in `column`."""
     return f"EXISTS (SELECT FROM {schema}._slots s WHERE s.slot = {column} AND s.reading)"

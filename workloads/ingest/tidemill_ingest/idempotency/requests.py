@@ -18,13 +18,13 @@ import msgspec
 
 from tidemill_chassis.resilience.config import Deadline
 from tidemill_chassis.web.problems import Problem, unavailable
-from tidemill_ingest.idempotency.known import Known, bounded, lost
-from tidemill_ingest.idempotency.shared import KEPT_SECONDS, Batch, SharedKeys, reused, under_way
+from tidemill_ingest.idempotency.batch_outcome import BatchOutcome, assume_lost, bounded
+from tidemill_ingest.idempotency.shared import KEY_TTL_SECONDS, Batch, SharedKeys, batch_under_way, key_reused
 
 MAX_BYTES = 8 * 1024 * 1024
 """The maximum size in bytes of a pipeline's outcomes in this process. The oldest outcomes are dropped first."""
 _ENTRY_BYTES = 512
-_ANSWER_SECONDS = 0.3
+_ANSWER_MARGIN_SECONDS = 0.3
 """Requests are answered at least this many seconds before the deadline of the request."""
 MAX_KEY_CHARACTERS = 255
 
@@ -42,35 +42,35 @@ class Attempt:
 
     Attributes:
         queued: the outcome that is known when the events are in the queue to Kafka.
-        end: an awaitable that returns the final outcome.
+        outcome: an awaitable that returns the final outcome.
     """
 
-    queued: Known
-    end: Awaitable[Known]
+    queued: BatchOutcome
+    outcome: Awaitable[BatchOutcome]
 
 
-Begin = Callable[[Known | None], Attempt]
+Begin = Callable[[BatchOutcome | None], Attempt]
 
 
 @dataclass(frozen=True)
-class Found:
+class BatchResult:
     """The outcome of a request's events, and whether an earlier request already had this outcome."""
 
-    known: Known
+    outcome: BatchOutcome
     replayed: bool
 
 
 @dataclass
 class _Entry:
     fingerprint: bytes
-    task: asyncio.Task[Found] | None = None
-    queued: asyncio.Future[Known] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    known: Known | None = None
+    task: asyncio.Task[BatchResult] | None = None
+    queued: asyncio.Future[BatchOutcome] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    outcome: BatchOutcome | None = None
     expires_at: float = float("inf")
     size: int = 0
 
 
-class _Memory:
+class _OutcomeCache:
     def __init__(self, max_bytes: int, clock: Callable[[], float]) -> None:
         self._max_bytes, self._clock = max_bytes, clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
@@ -83,17 +83,17 @@ class _Memory:
             return None
         return entry
 
-    def begin(self, key: str, entry: _Entry) -> None:
+    def add_running(self, key: str, entry: _Entry) -> None:
         if key in self._entries:
             self._drop(key)
         self._entries[key] = entry
 
-    def end(self, key: str, entry: _Entry, outcome: Known | None) -> None:
+    def store_outcome(self, key: str, entry: _Entry, outcome: BatchOutcome | None) -> None:
         self._drop(key)
         if outcome is None:
             return
-        entry.known, entry.task = outcome, None
-        entry.expires_at = self._clock() + KEPT_SECONDS
+        entry.outcome, entry.task = outcome, None
+        entry.expires_at = self._clock() + KEY_TTL_SECONDS
         entry.size = _ENTRY_BYTES + len(key) + len(msgspec.msgpack.encode(outcome))
         self._bytes += entry.size
         self._entries[key] = entry
@@ -104,7 +104,7 @@ class _Memory:
         self._bytes -= self._entries.pop(key).size
 
 
-class Replays:
+class IdempotencyStore:
     """Remembers the batches that have an Idempotency-Key, for all pipelines."""
 
     def __init__(
@@ -113,13 +113,13 @@ class Replays:
         max_bytes: int = MAX_BYTES,
         *,
         clock: Callable[[], float] = time.monotonic,
-        away: Callable[[], asyncio.Future[None]] | None = None,
+        down_signal: Callable[[], asyncio.Future[None]] | None = None,
     ) -> None:
-        self._shared, self._max_bytes, self._clock, self._away = shared, max_bytes, clock, away
-        self._memories: dict[str, _Memory] = {}
-        self._tasks: set[asyncio.Task[Found]] = set()
+        self._shared, self._max_bytes, self._clock, self._down_signal = shared, max_bytes, clock, down_signal
+        self._caches: dict[str, _OutcomeCache] = {}
+        self._tasks: set[asyncio.Task[BatchResult]] = set()
 
-    async def answer(self, batch: Batch, begin: Begin, deadline: Deadline, *, wait: bool = True) -> Found:
+    async def deliver_once(self, batch: Batch, begin: Begin, deadline: Deadline, *, wait: bool = True) -> BatchResult:
         """Return the outcome of a batch, from this request or an earlier request.
 
         Raises:
@@ -127,34 +127,38 @@ class Replays:
         """
         if not 0 < len(batch.key) <= MAX_KEY_CHARACTERS:
             raise Problem(400, "invalid_idempotency_key", f"Idempotency-Key takes 1 to {MAX_KEY_CHARACTERS} characters")
-        memory = self._memories.setdefault(batch.pipeline, _Memory(self._max_bytes, self._clock))
+        cache = self._caches.setdefault(batch.pipeline, _OutcomeCache(self._max_bytes, self._clock))
         while True:
-            entry, mine = memory.get(batch.key), False
+            entry, is_own = cache.get(batch.key), False
             if entry is not None and entry.fingerprint != batch.fingerprint:
-                raise reused()
-            if entry is not None and entry.known is not None and not entry.known.failed:
-                return Found(entry.known, True)
+                raise key_reused()
+            if entry is not None and entry.outcome is not None and not entry.outcome.failed:
+                return BatchResult(entry.outcome, True)
             if entry is None or entry.task is None:
-                entry, mine = self._open(memory, batch, entry.known if entry else None, begin, deadline), True
+                entry, is_own = self._start(cache, batch, entry.outcome if entry else None, begin, deadline), True
             task = entry.task
             assert task is not None  # noqa: S101 - just opened, or under way
-            await self._until(entry, task, deadline, wait=wait)
+            await self._wait_for(entry, task, deadline, wait=wait)
             if not task.done():
                 if entry.queued.done() and not wait:
-                    return Found(entry.queued.result(), not mine)
-                raise _not_acknowledged(batch) if mine else under_way("Kafka has not acknowledged all events yet")
-            if mine:
+                    return BatchResult(entry.queued.result(), not is_own)
+                raise (
+                    _not_acknowledged(batch) if is_own else batch_under_way("Kafka has not acknowledged all events yet")
+                )
+            if is_own:
                 return task.result()
             await asyncio.sleep(0)  # let the callback of the finished task store the task's outcome
 
-    async def _until(self, entry: _Entry, task: asyncio.Task[Found], deadline: Deadline, *, wait: bool) -> None:
-        async def first(*awaited: asyncio.Future[Any]) -> None:
-            seconds = max(0.0, deadline.remaining() - _ANSWER_SECONDS)
+    async def _wait_for(
+        self, entry: _Entry, task: asyncio.Task[BatchResult], deadline: Deadline, *, wait: bool
+    ) -> None:
+        async def wait_for_first(*awaited: asyncio.Future[Any]) -> None:
+            seconds = max(0.0, deadline.remaining() - _ANSWER_MARGIN_SECONDS)
             await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
-        await first(task, entry.queued)
+        await wait_for_first(task, entry.queued)
         if wait and not task.done():
-            await first(task, *([self._away()] if self._away is not None else []))
+            await wait_for_first(task, *([self._down_signal()] if self._down_signal is not None else []))
 
     async def close(self, seconds: float) -> None:
         """Wait up to `seconds` for running requests, and up to `seconds` for their writes to Redis."""
@@ -162,37 +166,43 @@ class Replays:
             await asyncio.wait(self._tasks, timeout=seconds)
         await self._shared.close(seconds)
 
-    def _open(self, memory: _Memory, batch: Batch, before: Known | None, begin: Begin, deadline: Deadline) -> _Entry:
+    def _start(
+        self, cache: _OutcomeCache, batch: Batch, earlier: BatchOutcome | None, begin: Begin, deadline: Deadline
+    ) -> _Entry:
         entry = _Entry(batch.fingerprint)
-        task = entry.task = asyncio.ensure_future(self._run(entry, batch, before, begin, deadline))
-        memory.begin(batch.key, entry)
+        task = entry.task = asyncio.ensure_future(self._run(entry, batch, earlier, begin, deadline))
+        cache.add_running(batch.key, entry)
         self._tasks.add(task)
 
-        def end(task: asyncio.Task[Found]) -> None:
+        def on_done(task: asyncio.Task[BatchResult]) -> None:
             self._tasks.discard(task)
             if not task.cancelled() and task.exception() is None:
-                outcome: Known | None = task.result().known
+                outcome: BatchOutcome | None = task.result().outcome
             else:
-                outcome = lost(before, batch.total) if entry.queued.done() else before
-            memory.end(batch.key, entry, None if outcome is None or outcome.nothing else bounded(outcome))
+                outcome = assume_lost(earlier, batch.total) if entry.queued.done() else earlier
+            cache.store_outcome(
+                batch.key, entry, None if outcome is None or outcome.nothing_written else bounded(outcome)
+            )
 
-        task.add_done_callback(end)
+        task.add_done_callback(on_done)
         return entry
 
-    async def _run(self, entry: _Entry, batch: Batch, before: Known | None, begin: Begin, deadline: Deadline) -> Found:
-        claim = await self._shared.claim(batch, before, deadline)
-        if claim.done and claim.known is not None:
-            return Found(claim.known, True)
+    async def _run(
+        self, entry: _Entry, batch: Batch, earlier: BatchOutcome | None, begin: Begin, deadline: Deadline
+    ) -> BatchResult:
+        claim = await self._shared.claim(batch, earlier, deadline)
+        if claim.done and claim.outcome is not None:
+            return BatchResult(claim.outcome, True)
         try:
-            attempt = begin(claim.known)
+            attempt = begin(claim.outcome)
         except BaseException:
-            self._shared.settle(batch, claim.known)
+            self._shared.store_outcome(batch, claim.outcome)
             raise
         entry.queued.set_result(attempt.queued)
         # If the task is cancelled before the outcome, the process stays the key's owner.
-        outcome = await attempt.end
-        self._shared.settle(batch, None if outcome.nothing else bounded(outcome))
-        return Found(outcome, False)
+        outcome = await attempt.outcome
+        self._shared.store_outcome(batch, None if outcome.nothing_written else bounded(outcome))
+        return BatchResult(outcome, False)
 
 
 def _not_acknowledged(batch: Batch) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 REMEMBERED = b"1"
-PUT = """
+PUT_SCRIPT = """
 -- Sets KEYS[1] to ARGV[2] (empty: deletes it) if it is ARGV[1] or absent, or if ARGV[8] is 1; otherwise returns it.
 -- KEYS[2] and KEYS[3], an index by time and a count of bytes, bound the keys of a pipeline; KEYS[4]: the caller lives.
 if redis.call('EXPIRE', KEYS[4], ARGV[7]) == 0 then

@@ -25,32 +25,32 @@ from tidemill_chassis.health import Dependency
 from tidemill_chassis.resilience.config import BreakerOpen, Deadline, Guard
 from tidemill_chassis.web.problems import Problem, unavailable
 from tidemill_contract import names
-from tidemill_ingest.idempotency.known import Known, lost
-from tidemill_ingest.idempotency.scripts import PUT, REMEMBERED
+from tidemill_ingest.idempotency.batch_outcome import BatchOutcome, assume_lost
+from tidemill_ingest.idempotency.scripts import PUT_SCRIPT, REMEMBERED
 
 log = logging.getLogger(__name__)
 
-KEPT_SECONDS = 24 * 3600
+KEY_TTL_SECONDS = 24 * 3600
 MAX_KEYS, MAX_BYTES = 50_000, 16 * 1024 * 1024
 """The maximum number and total bytes of the keys of each pipeline. The oldest keys are dropped first."""
-BEAT_SECONDS, LEASE_SECONDS = 5.0, 30
-AGAIN_SECONDS = 1.0
-_LOOK_SECONDS = 0.2
-_ANSWER_SECONDS = 0.5
-MAX_OWED = 10_000
-_AWAY = (redis.exceptions.RedisError, BreakerOpen, OSError)
+HEARTBEAT_SECONDS, LEASE_SECONDS = 5.0, 30
+RETRY_SECONDS = 1.0
+_POLL_SECONDS = 0.2
+_ANSWER_MARGIN_SECONDS = 0.5
+MAX_PENDING_WRITES = 10_000
+_UNAVAILABLE = (redis.exceptions.RedisError, BreakerOpen, OSError)
 
 T = TypeVar("T")
-Place = tuple[str, str]
+KeyId = tuple[str, str]
 """A pipeline, and the hash of an Idempotency-Key."""
 
 
 class _Value(msgspec.Struct, frozen=True, array_like=True):
-    """What Redis stores under an Idempotency-Key. `owner` is empty after the batch was sent."""
+    """The value of an Idempotency-Key in Redis. `owner` is empty after the batch was sent."""
 
     fingerprint: bytes
     owner: str
-    known: Known | None
+    outcome: BatchOutcome | None
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Batch:
     total: int
 
     @property
-    def place(self) -> Place:
+    def key_id(self) -> KeyId:
         """The name of the pipeline, and a hash of the Idempotency-Key."""
         return self.pipeline, hashlib.blake2b(self.key.encode(), digest_size=16).hexdigest()
 
@@ -78,11 +78,11 @@ class Claim(msgspec.Struct, frozen=True):
     """The result of `SharedKeys.claim`.
 
     Attributes:
-        known: the outcome of earlier attempts.
+        outcome: the outcome of earlier attempts.
         done: whether earlier attempts have sent all events.
     """
 
-    known: Known | None = None
+    outcome: BatchOutcome | None = None
     done: bool = False
 
 
@@ -99,13 +99,13 @@ class SharedKeys:
         lease_seconds: int = LEASE_SECONDS,
     ) -> None:
         self._client, self._guard = client, guard
-        self._namespace, self._owner, self._lease = namespace, owner, lease_seconds
-        self._put_script = client.register_script(PUT) if client is not None else None
-        self._own: dict[Place, bytes] = {}
+        self._namespace, self._owner, self._lease_seconds = namespace, owner, lease_seconds
+        self._put_script = client.register_script(PUT_SCRIPT) if client is not None else None
+        self._owned: dict[KeyId, bytes] = {}
         """The Redis values of the keys that this process owns."""
-        self._owed: OrderedDict[Place, bytes] = OrderedDict()
+        self._pending_writes: OrderedDict[KeyId, bytes] = OrderedDict()
         """The keys, with their values, that still have to be written to Redis."""
-        self._writing: dict[Place, asyncio.Task[None]] = {}
+        self._writing: dict[KeyId, asyncio.Task[None]] = {}
         self.error = ""
 
     def dependency(self) -> list[Dependency]:
@@ -114,81 +114,83 @@ class SharedKeys:
             return []
         return [Dependency("redis", not self.error, False, self.error, self._guard.state)]
 
-    async def claim(self, batch: Batch, before: Known | None, deadline: Deadline) -> Claim:
+    async def claim(self, batch: Batch, earlier: BatchOutcome | None, deadline: Deadline) -> Claim:
         """Become the owner of a batch's key. While another process owns the key, wait.
 
         Raises:
             Problem: the key was used for another request (422), or another process still owns the key (503).
         """
         if self._client is None:
-            return Claim(before)
-        place = batch.place
-        if place in self._owed:  # finish a pending write first, so that it cannot overwrite the new value
-            await asyncio.wait([self._writing.get(place) or self._write(place)])
-        return await self._claim(batch, before, deadline)
+            return Claim(earlier)
+        key_id = batch.key_id
+        if key_id in self._pending_writes:  # finish a pending write first, so that it cannot overwrite the new value
+            await asyncio.wait([self._writing.get(key_id) or self._start_write(key_id)])
+        return await self._claim(batch, earlier, deadline)
 
-    async def _claim(self, batch: Batch, outcome: Known | None, deadline: Deadline) -> Claim:
-        expected, seen = b"", False
+    async def _claim(self, batch: Batch, outcome: BatchOutcome | None, deadline: Deadline) -> Claim:
+        expected, was_taken = b"", False
         while True:
-            mine = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, outcome))
+            own_value = msgspec.msgpack.encode(_Value(batch.fingerprint, self._owner, outcome))
             try:
-                current = await self._call(partial(self._put, batch.place, expected, mine))
+                current = await self._call(partial(self._put, batch.key_id, expected, own_value))
                 # If the Redis client repeats a successful write, `current` is the value of the first write.
-                if current is None or (current == mine and batch.place not in self._own):
-                    self._own[batch.place] = mine
+                if current is None or (current == own_value and batch.key_id not in self._owned):
+                    self._owned[batch.key_id] = own_value
                     return Claim(outcome)
-                value, seen = _decode(current), True
-                held = value is not None and await self._is_held(value.owner)
-            except _AWAY:
-                if seen:
-                    raise under_way("Redis failed while another process was sending the batch") from None
-                self._own[batch.place] = mine
-                self._owe(batch.place, mine)
+                value, was_taken = _decode(current), True
+                is_held = value is not None and await self._is_held(value.owner)
+            except _UNAVAILABLE:
+                if was_taken:
+                    raise batch_under_way("Redis failed while another process was sending the batch") from None
+                self._owned[batch.key_id] = own_value
+                self._queue_write(batch.key_id, own_value)
                 return Claim(outcome)
             if value is not None and value.fingerprint != batch.fingerprint:
-                raise reused()
-            if held:
-                if deadline.remaining() <= _ANSWER_SECONDS:
-                    raise under_way("another process is sending the batch")
-                await asyncio.sleep(_LOOK_SECONDS)
+                raise key_reused()
+            if is_held:
+                if deadline.remaining() <= _ANSWER_MARGIN_SECONDS:
+                    raise batch_under_way("another process is sending the batch")
+                await asyncio.sleep(_POLL_SECONDS)
                 expected = b""
                 continue
             expected = current
             if value is None:
                 continue  # another release of ingest has written the value to Redis
-            outcome = value.known
+            outcome = value.outcome
             if value.owner:
                 log.warning("%s: process %s ended during a batch; the batch is sent again", batch.pipeline, value.owner)
-                outcome = lost(outcome, batch.total)
+                outcome = assume_lost(outcome, batch.total)
             elif outcome is not None and not outcome.failed:
                 return Claim(outcome, done=True)
 
     async def _is_held(self, owner: str) -> bool:
-        return bool(owner) and owner != self._owner and await self._call(partial(self._lives, owner))
+        return bool(owner) and owner != self._owner and await self._call(partial(self._is_alive, owner))
 
-    def settle(self, batch: Batch, outcome: Known | None) -> None:
+    def store_outcome(self, batch: Batch, outcome: BatchOutcome | None) -> None:
         """Store the outcome of an attempt in the background, or free the key if `outcome` is None."""
         if self._client is None:
             return
-        place = batch.place
-        self._own.pop(place, None)
-        self._owe(place, msgspec.msgpack.encode(_Value(batch.fingerprint, "", outcome)) if outcome is not None else b"")
-        self._write(place)
+        key_id = batch.key_id
+        self._owned.pop(key_id, None)
+        self._queue_write(
+            key_id, msgspec.msgpack.encode(_Value(batch.fingerprint, "", outcome)) if outcome is not None else b""
+        )
+        self._start_write(key_id)
 
     async def run(self) -> None:
         """Send heartbeats to Redis, and repeat failed writes, until the task is cancelled."""
-        me = asyncio.current_task()
+        task = asyncio.current_task()
         # Check for a cancellation, because the Redis client sometimes catches CancelledError.
-        while self._client is not None and not (me is not None and me.cancelling()):
-            pause = BEAT_SECONDS
+        while self._client is not None and not (task is not None and task.cancelling()):
+            pause = HEARTBEAT_SECONDS
             try:
-                await self._call(self._beat, look=True)
-                for place in list(self._owed):
-                    if place not in self._writing:
-                        await self._write(place)
-            except _AWAY:
+                await self._call(self._send_heartbeat, probe=True)
+                for key_id in list(self._pending_writes):
+                    if key_id not in self._writing:
+                        await self._start_write(key_id)
+            except _UNAVAILABLE:
                 log.debug("Redis does not answer: %s", self.error)
-                pause = AGAIN_SECONDS
+                pause = RETRY_SECONDS
             await asyncio.sleep(pause)
 
     async def close(self, seconds: float) -> None:
@@ -198,81 +200,81 @@ class SharedKeys:
         if self._client is not None:
             await self._client.aclose()
 
-    def _owe(self, place: Place, value: bytes) -> None:
-        self._owed[place] = value
-        self._owed.move_to_end(place)
-        while len(self._owed) > MAX_OWED:
-            self._owed.popitem(last=False)
+    def _queue_write(self, key_id: KeyId, value: bytes) -> None:
+        self._pending_writes[key_id] = value
+        self._pending_writes.move_to_end(key_id)
+        while len(self._pending_writes) > MAX_PENDING_WRITES:
+            self._pending_writes.popitem(last=False)
 
-    def _write(self, place: Place) -> asyncio.Task[None]:
-        self._writing[place] = task = asyncio.ensure_future(self._pay(place))
-        task.add_done_callback(lambda _: self._writing.pop(place, None) if self._writing.get(place) is task else None)
+    def _start_write(self, key_id: KeyId) -> asyncio.Task[None]:
+        self._writing[key_id] = task = asyncio.ensure_future(self._write_pending(key_id))
+        task.add_done_callback(lambda _: self._writing.pop(key_id, None) if self._writing.get(key_id) is task else None)
         return task
 
-    async def _pay(self, place: Place) -> None:
-        value = self._owed.get(place)
+    async def _write_pending(self, key_id: KeyId) -> None:
+        value = self._pending_writes.get(key_id)
         if value is None:
             return
         try:
             # Another process may have written a value to Redis while this process was sending the batch. Keep that
             # value.
-            await self._call(partial(self._put, place, b"", value, force=self._own.get(place) != value))
-        except _AWAY:
+            await self._call(partial(self._put, key_id, b"", value, force=self._owned.get(key_id) != value))
+        except _UNAVAILABLE:
             return
-        if self._owed.get(place) is value:
-            del self._owed[place]
+        if self._pending_writes.get(key_id) is value:
+            del self._pending_writes[key_id]
 
-    async def _call(self, make: Callable[[], Awaitable[T]], *, look: bool = False) -> T:
+    async def _call(self, command: Callable[[], Awaitable[T]], *, probe: bool = False) -> T:
         """Send a request to Redis. After a failure, only background probes are sent until Redis answers."""
-        if self.error and not look:
-            raise BreakerOpen(self._guard.name, AGAIN_SECONDS)
+        if self.error and not probe:
+            raise BreakerOpen(self._guard.name, RETRY_SECONDS)
         try:
-            reply = await (self._guard.alook(make) if look else self._guard.acall(make, retry=False))
-        except _AWAY as error:
+            reply = await (self._guard.aprobe(command) if probe else self._guard.acall(command, retry=False))
+        except _UNAVAILABLE as error:
             if not isinstance(error, BreakerOpen):
                 self.error = str(error) or type(error).__name__
             raise
         self.error = ""
         return reply
 
-    async def _put(self, place: Place, expected: bytes, value: bytes, *, force: bool = False) -> bytes | None:
+    async def _put(self, key_id: KeyId, expected: bytes, value: bytes, *, force: bool = False) -> bytes | None:
         """Set a key if the key is absent or has the value `expected`. Otherwise, return the current value."""
-        pipeline, name = place
-        prefix = names.ingest_keys(self._namespace, pipeline)
-        keys = [f"{prefix}/{name}", f"{prefix}-index", f"{prefix}-bytes", self._owner_key(self._owner)]
+        pipeline, key_hash = key_id
+        prefix = names.idempotency_prefix(self._namespace, pipeline)
+        keys = [f"{prefix}/{key_hash}", f"{prefix}-index", f"{prefix}-bytes", self._owner_key(self._owner)]
         arguments: list[Any] = [
-            expected, value, KEPT_SECONDS, f"{time.time():.3f}", MAX_KEYS, MAX_BYTES,
-            self._lease, int(force), name, prefix,
+            expected, value, KEY_TTL_SECONDS, f"{time.time():.3f}", MAX_KEYS, MAX_BYTES,
+            self._lease_seconds, int(force), key_hash, prefix,
         ]  # fmt: skip
         assert self._put_script is not None  # noqa: S101 - callers check that there is a client
         reply = await self._put_script(keys, arguments)
         return reply if isinstance(reply, bytes) else None
 
-    async def _lives(self, owner: str) -> bool:
+    async def _is_alive(self, owner: str) -> bool:
         assert self._client is not None  # noqa: S101 - callers check that there is a client
         return bool(await self._client.exists(self._owner_key(owner)))
 
-    async def _beat(self) -> None:
+    async def _send_heartbeat(self) -> None:
         """Renew the heartbeat key of this process in Redis."""
         assert self._client is not None  # noqa: S101 - callers check that there is a client
         key = self._owner_key(self._owner)
-        if await self._client.get(key) == REMEMBERED and await self._client.expire(key, self._lease):
+        if await self._client.get(key) == REMEMBERED and await self._client.expire(key, self._lease_seconds):
             return
-        for place, value in list(self._own.items()):
-            self._owe(place, value)
-        await self._client.set(key, REMEMBERED, ex=self._lease)
+        for key_id, value in list(self._owned.items()):
+            self._queue_write(key_id, value)
+        await self._client.set(key, REMEMBERED, ex=self._lease_seconds)
 
     def _owner_key(self, owner: str) -> str:
-        return names.ingest_owner(self._namespace, owner)
+        return names.ingest_process_key(self._namespace, owner)
 
 
-def reused() -> Problem:
+def key_reused() -> Problem:
     """Return the problem (422) for an Idempotency-Key that was used for another request."""
     detail = "Idempotency-Key: the key was used for another request; use a new key for each batch"
     return Problem(422, "idempotency_key_reused", detail)
 
 
-def under_way(why: str) -> Problem:
+def batch_under_way(why: str) -> Problem:
     """Return the problem (503) for an Idempotency-Key whose first request is still running."""
     detail = f"the batch of this Idempotency-Key is already being sent ({why}): send it again later, with the same key"
     return unavailable("batch_under_way", detail, 1.0)

@@ -14,7 +14,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Producer
 
-from tidemill_chassis.kafka_clients import RECONNECTING, own_connection
+from tidemill_chassis.kafka_clients import FAST_RECONNECT, platform_connection
 from tidemill_chassis.resilience.config import Guard
 from tidemill_chassis.resilience.failures import kafka_fatal
 from tidemill_contract.events.fields import MAX_RECORD_BYTES
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 QUEUE_MESSAGES = 200_000
 QUEUE_BYTES = 256 * 1024 * 1024
-SURE_SECONDS = 24 * 3600
+PERSISTENT_TIMEOUT_SECONDS = 24 * 3600
 """How long (seconds) records of requests with an Idempotency-Key are retried."""
-_MOST_RETRIES = 2**31 - 1
+_MAX_RETRIES = 2**31 - 1
 _OTHER_NAMES = ("message.timeout.ms", "message.send.max.retries")
 """Older names of the settings `delivery.timeout.ms` and `retries`, which librdkafka accepts too."""
-_LEAST_ANSWER_SECONDS = 10.0
-_DEFINITE = frozenset(
+_MIN_ANSWER_SECONDS = 10.0
+_UNWRITTEN_ERRORS = frozenset(
     {
         "_PURGE_QUEUE",
         "_QUEUE_FULL",
@@ -52,12 +52,12 @@ _DEFINITE = frozenset(
 )
 
 
-def is_definite(error: KafkaError) -> bool:
+def proves_unwritten(error: KafkaError) -> bool:
     """Return True if the error proves the absence of the record from Kafka."""
-    return error.name() in _DEFINITE
+    return error.name() in _UNWRITTEN_ERRORS
 
 
-class Line:
+class ProducerHolder:
     """Holds a Kafka producer, and replaces the producer after a fatal error."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -71,15 +71,15 @@ class Line:
     def poll(self) -> bool:
         """Call the callbacks of delivery reports, and return whether the producer was replaced after a fatal error."""
         self.producer.poll(0)
-        renewed = self._fatal
-        if renewed:
+        replaced = self._fatal
+        if replaced:
             log.error("the Kafka producer had a fatal error and is replaced")
-            self.renew()
+            self.replace_and_purge()
         if self._retired:
             for old in self._retired:
                 old.poll(0)
             self._retired = [old for old in self._retired if len(old)]
-        return renewed
+        return replaced
 
     def purge(self) -> None:
         """Discard all records, and call their delivery callbacks."""
@@ -98,12 +98,12 @@ class Line:
             self._retired.append(self.producer)
             self.producer = Producer(self._settings)
 
-    def give_up_retired(self) -> None:
+    def purge_retired(self) -> None:
         """Discard the undelivered records of replaced producers."""
         for old in self._retired:
             old.purge()
 
-    def renew(self) -> None:
+    def replace_and_purge(self) -> None:
         """Use a new producer for new records, and discard the records of the old producer."""
         old, self.producer = self.producer, Producer(self._settings)
         old.purge()
@@ -111,14 +111,14 @@ class Line:
         self._fatal = False
 
 
-def sure(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
+def persistent_config(settings: dict[str, Any], publish_seconds: float) -> dict[str, Any]:
     """Return the settings of the producer for requests with an Idempotency-Key."""
     return {
         **{name: value for name, value in settings.items() if name not in _OTHER_NAMES},
-        "delivery.timeout.ms": SURE_SECONDS * 1000,
-        "retries": _MOST_RETRIES,
+        "delivery.timeout.ms": PERSISTENT_TIMEOUT_SECONDS * 1000,
+        "retries": _MAX_RETRIES,
         # If a broker does not answer within `socket.timeout.ms`, the Kafka client repeats the request.
-        "socket.timeout.ms": int(max(_LEAST_ANSWER_SECONDS, publish_seconds) * 1000),
+        "socket.timeout.ms": int(max(_MIN_ANSWER_SECONDS, publish_seconds) * 1000),
     }
 
 
@@ -137,7 +137,7 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         "retries": max(1, policy.retries),
         "retry.backoff.ms": max(1, int(policy.initial_seconds * 1000)),
         "retry.backoff.max.ms": max(1, int(policy.max_seconds * 1000)),
-        **RECONNECTING,
+        **FAST_RECONNECT,
         # Report a missing topic after 5 s. The default of 30 s is too long for an HTTP request.
         "topic.metadata.propagation.max.ms": 5000,
         # Make librdkafka's queue twice as large as the sink's limits. The sink's limits are then reached first.
@@ -145,5 +145,5 @@ def config(settings: WorkloadSettings, guard: Guard, publish_seconds: float) -> 
         "queue.buffering.max.kbytes": 2 * QUEUE_BYTES // 1024,
         "partitioner": "murmur2_random",
         "log_level": 3,
-        **own_connection(settings),
+        **platform_connection(settings),
     }

@@ -45,19 +45,19 @@ class Queue:
         """
         if self.records + count > QUEUE_MESSAGES or self._bytes + size > QUEUE_BYTES:
             raise QueueFullError("the queue to Kafka is full")
-        held, held_bytes = self._topics.get(topic, (0, 0))
+        queued, queued_bytes = self._topics.get(topic, (0, 0))
         # The topic's limit does not apply while the topic has no queued records.
-        if held and (held + count > IN_FLIGHT_MESSAGES or held_bytes + size > self._topic_bytes):
-            raise TopicFullError(f"{held} events ({held_bytes} bytes) of the pipeline are on their way to Kafka")
-        self._topics[topic] = held + count, held_bytes + size
+        if queued and (queued + count > IN_FLIGHT_MESSAGES or queued_bytes + size > self._topic_bytes):
+            raise TopicFullError(f"{queued} events ({queued_bytes} bytes) of the pipeline are on their way to Kafka")
+        self._topics[topic] = queued + count, queued_bytes + size
         self.records += count
         self._bytes += size
 
     def release(self, topic: str, count: int, size: int) -> None:
         """Release reserved room in the queue."""
-        held, held_bytes = self._topics[topic]
-        if held > count:
-            self._topics[topic] = held - count, held_bytes - size
+        queued, queued_bytes = self._topics[topic]
+        if queued > count:
+            self._topics[topic] = queued - count, queued_bytes - size
         else:
             del self._topics[topic]
         self.records -= count

@@ -11,7 +11,7 @@ from tidemill_chassis.service import log_to_stderr, run_service
 from tidemill_contract.runtime import WorkloadSettings
 from tidemill_ingest.kafka import producers
 from tidemill_ingest.mqtt.bridge import Bridge
-from tidemill_ingest.mqtt.outlet import Outlet
+from tidemill_ingest.mqtt.kafka_writer import KafkaWriter
 
 log = logging.getLogger("tidemill_ingest.mqtt")
 
@@ -26,10 +26,10 @@ def main() -> int:
         print(f"{config.name} has no spec.source.mqtt: there is nothing to do", file=sys.stderr)
         return 2
     guard = ResilienceConfig.load(settings.resilience_file, os.environ).guards().kafka_producer
-    plain = producers.config(settings, guard, guard.timeout_seconds)
-    outlet = Outlet(config.events_topic, producers.sure(plain, guard.timeout_seconds))
-    bridge = Bridge(config, spec, outlet, settings.mqtt_dir)
-    run_service(bridge, settings, log=log, doing=f"bridge of {settings.pipeline}")
+    producer_config = producers.config(settings, guard, guard.timeout_seconds)
+    kafka_writer = KafkaWriter(config.events_topic, producers.persistent_config(producer_config, guard.timeout_seconds))
+    bridge = Bridge(config, spec, kafka_writer, settings.mqtt_dir)
+    run_service(bridge, settings, log=log, description=f"bridge of {settings.pipeline}")
     return 0
 
 

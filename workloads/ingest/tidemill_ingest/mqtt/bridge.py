@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tidemill_chassis.health import Dependency, report
+from tidemill_chassis.health import Dependency, health_report
 from tidemill_contract.resource.inputs.mqtt import TOPIC_HEADER, MqttSpec
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_ingest.mqtt import metrics
 from tidemill_ingest.mqtt.connection import Connection
+from tidemill_ingest.mqtt.kafka_writer import KafkaWriter, Message
 from tidemill_ingest.mqtt.login import read_login
-from tidemill_ingest.mqtt.outlet import Message, Outlet
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +26,17 @@ STABLE_SECONDS = 10.0
 FLUSH_SECONDS = 5.0
 """How long (seconds) a stopping bridge still writes received messages to Kafka."""
 STUCK_SECONDS = 120.0
-_IDLE_SECONDS, _BUSY_SECONDS = 0.1, 0.005
+_IDLE_POLL_SECONDS, _BUSY_POLL_SECONDS = 0.1, 0.005
 
 
 class Bridge:
     """The bridge of one pipeline. Any thread may call the methods other than `run`."""
 
-    def __init__(self, config: PipelineConfig, spec: MqttSpec, outlet: Outlet, secret: Path | None) -> None:
-        self._config, self._spec, self._outlet, self._secret = config, spec, outlet, secret
+    def __init__(self, config: PipelineConfig, spec: MqttSpec, kafka_writer: KafkaWriter, secret: Path | None) -> None:
+        self._config, self._spec, self._kafka_writer, self._secret = config, spec, kafka_writer, secret
         self._client_id = spec.client_id or f"tidemill-{config.namespace}-{config.name}"
         self._stopping = threading.Event()
-        self._connected, self._seen = False, False
+        self._connected, self._has_connected = False, False
         self._error = "not connected yet"
         self._alive_at = time.monotonic()
 
@@ -47,13 +47,13 @@ class Bridge:
             "pipeline": f"{self._config.namespace}/{self._config.name}",
             "broker": f"{self._spec.host}:{self._spec.port}",
             "client_id": self._client_id,
-            "in_flight": self._outlet.in_flight,
+            "in_flight": self._kafka_writer.in_flight,
         }
-        return report("mqtt", [self._outlet.dependency(), broker], extra)
+        return health_report("mqtt", [self._kafka_writer.dependency(), broker], extra)
 
     def ready(self) -> bool:
         """Return whether the MQTT broker and Kafka have both answered at least once."""
-        return self._seen and self._outlet.seen
+        return self._has_connected and self._kafka_writer.has_answered
 
     def live(self) -> bool:
         """Return whether the bridge's thread has shown activity in the last STUCK_SECONDS."""
@@ -65,7 +65,7 @@ class Bridge:
 
     def run(self) -> None:
         """Write messages to Kafka until `stop()` is called."""
-        self._outlet.start()
+        self._kafka_writer.start()
         pause = FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
             stable = self._connect()
@@ -76,11 +76,11 @@ class Bridge:
             self._wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
             # Wait until Kafka has the earlier messages. Otherwise, messages that the MQTT broker resends could fill the
             # memory.
-            while self._outlet.in_flight > self._spec.max_in_flight and not self._stopping.is_set():
+            while self._kafka_writer.in_flight > self._spec.max_in_flight and not self._stopping.is_set():
                 self._error = "messages of the previous connection are not in Kafka yet"
-                self._wait(_IDLE_SECONDS)
+                self._wait(_IDLE_POLL_SECONDS)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-        self._outlet.close()
+        self._kafka_writer.close()
 
     def _connect(self) -> bool:
         """Connect once, and serve the connection. Return whether the connection lasted longer than STABLE_SECONDS."""
@@ -100,45 +100,47 @@ class Bridge:
                 self._flush(connection)
         finally:
             self._error = connection.error or self._error
-            self._note(connected=False)
+            self._update_state(connected=False)
         connection.close()
         return time.monotonic() - since > STABLE_SECONDS
 
     def _step(self, connection: Connection) -> bool:
-        goes_on = connection.step(_BUSY_SECONDS if self._outlet.in_flight else _IDLE_SECONDS)
-        self._outlet.poll()
-        self._note(connected=goes_on and connection.subscribed)
-        return goes_on
+        is_open = connection.step(_BUSY_POLL_SECONDS if self._kafka_writer.in_flight else _IDLE_POLL_SECONDS)
+        self._kafka_writer.poll()
+        self._update_state(connected=is_open and connection.subscribed)
+        return is_open
 
-    def _note(self, *, connected: bool) -> None:
+    def _update_state(self, *, connected: bool) -> None:
         if connected and not self._connected:
             log.info("connected to %s:%d as %s", self._spec.host, self._spec.port, self._client_id)
         self._alive_at, self._connected = time.monotonic(), connected
-        self._seen = self._seen or connected
+        self._has_connected = self._has_connected or connected
         metrics.CONNECTED.set(connected)
-        metrics.IN_FLIGHT.set(self._outlet.in_flight)
+        metrics.IN_FLIGHT.set(self._kafka_writer.in_flight)
 
     def _flush(self, connection: Connection) -> None:
         deadline = time.monotonic() + FLUSH_SECONDS
-        while self._outlet.in_flight and time.monotonic() < deadline:
-            self._outlet.poll()
-            time.sleep(_BUSY_SECONDS)
-        if self._outlet.in_flight:
-            log.warning("%d messages are not in Kafka; the broker sends these messages again", self._outlet.in_flight)
+        while self._kafka_writer.in_flight and time.monotonic() < deadline:
+            self._kafka_writer.poll()
+            time.sleep(_BUSY_POLL_SECONDS)
+        if self._kafka_writer.in_flight:
+            log.warning(
+                "%d messages are not in Kafka; the broker sends these messages again", self._kafka_writer.in_flight
+            )
 
     def _receive(self, topic: str, payload: bytes, acknowledge: Any) -> None:
-        name = topic.encode("utf-8", "surrogateescape")
+        topic_bytes = topic.encode("utf-8", "surrogateescape")
 
-        def written() -> None:
+        def on_written() -> None:
             metrics.ACKNOWLEDGED.inc()
             acknowledge()
 
-        key = name if self._spec.key == "topic" else None
-        self._outlet.write(Message(payload, key, [(TOPIC_HEADER, name)], written))
+        key = topic_bytes if self._spec.key == "topic" else None
+        self._kafka_writer.write(Message(payload, key, [(TOPIC_HEADER, topic_bytes)], on_written))
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self._stopping.is_set() and time.monotonic() < until:
-            self._outlet.poll()
-            self._note(connected=False)
-            self._stopping.wait(min(_IDLE_SECONDS, seconds))
+            self._kafka_writer.poll()
+            self._update_state(connected=False)
+            self._stopping.wait(min(_IDLE_POLL_SECONDS, seconds))

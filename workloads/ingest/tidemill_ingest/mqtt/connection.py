@@ -41,7 +41,7 @@ Receive = Callable[[str, bytes, Callable[[], None]], None]
 
 
 @dataclass(eq=False)
-class _Taken:
+class _InFlight:
     mid: int
     qos: int
     written: bool = False
@@ -57,16 +57,16 @@ class Connection:
 
     def __init__(self, spec: MqttSpec, client_id: str, login: Login, receive: Receive) -> None:
         """Prepare the connection without connecting."""
-        self._spec, self._receive, self._later = spec, receive, spec.version == "v5"
-        self._taken: deque[_Taken] = deque()
+        self._spec, self._receive, self._is_v5 = spec, receive, spec.version == "v5"
+        self._unacknowledged: deque[_InFlight] = deque()
         self._matches = lru_cache(maxsize=1_000)(self._is_wanted)
         self._opened_at = 0.0
         self.subscribed, self.error = False, ""
         client = self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
-            clean_session=None if self._later else False,
-            protocol=paho.MQTTv5 if self._later else paho.MQTTv311,
+            clean_session=None if self._is_v5 else False,
+            protocol=paho.MQTTv5 if self._is_v5 else paho.MQTTv311,
             manual_ack=True,
             reconnect_on_failure=False,
         )
@@ -85,23 +85,23 @@ class Connection:
             OSError: the broker cannot be reached.
         """
         properties = None
-        if self._later:
+        if self._is_v5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = SESSION_SECONDS
             properties.ReceiveMaximum = self._spec.max_in_flight
-        start: Any = {"clean_start": False} if self._later else {}
+        start: Any = {"clean_start": False} if self._is_v5 else {}
         self._opened_at = time.monotonic()
         self._client.connect(self._spec.host, self._spec.port, KEEP_ALIVE_SECONDS, properties=properties, **start)
 
     @property
     def in_flight(self) -> int:
         """The number of messages that are not acknowledged yet."""
-        return len(self._taken)
+        return len(self._unacknowledged)
 
     def step(self, seconds: float) -> bool:
         """Exchange data with the broker for at most `seconds`. Return False if the connection has failed or ended."""
         # MQTT 3.1.1 has no limit on unacknowledged messages. The bridge stops reading, and TCP makes the broker wait.
-        if len(self._taken) < 2 * self._spec.max_in_flight:
+        if len(self._unacknowledged) < 2 * self._spec.max_in_flight:
             code = self._client.loop(seconds)
         else:
             time.sleep(seconds)
@@ -129,15 +129,15 @@ class Connection:
             self.error = f"the broker refuses the connection: {code}"
             return
         qos, topics = self._spec.qos, self._spec.subscriptions
-        wanted: list[Any] = [(topic, qos) for topic in topics]
-        if self._later:
+        subscriptions: list[Any] = [(topic, qos) for topic in topics]
+        if self._is_v5:
             options = SubscribeOptions(qos=qos, retainHandling=_ONLY_NEW)
-            wanted = [(topic, options) for topic in topics]
-        self._client.subscribe(wanted)
+            subscriptions = [(topic, options) for topic in topics]
+        self._client.subscribe(subscriptions)
         # Unsubscribe from topic filters that a broader filter covers. The MQTT broker may have stored these
         # subscriptions in an earlier session.
-        if included := [topic for topic in self._spec.topics if topic not in topics]:
-            self._client.unsubscribe(included)
+        if covered := [topic for topic in self._spec.topics if topic not in topics]:
+            self._client.unsubscribe(covered)
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
         refused = [
@@ -152,26 +152,26 @@ class Connection:
         self.subscribed = True
 
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
-        taken = _Taken(message.mid, message.qos)
-        self._taken.append(taken)
+        in_flight = _InFlight(message.mid, message.qos)
+        self._unacknowledged.append(in_flight)
         metrics.RECEIVED.inc()
         # Some brokers accept topics with invalid UTF-8. For these topics, `message.topic` raises an error.
         topic = message._topic.decode("utf-8", "surrogateescape")
         if not self._matches(topic):
             metrics.SKIPPED.inc()
-            self._written(taken)
+            self._mark_written(in_flight)
             return
-        self._receive(topic, bytes(message.payload), lambda: self._written(taken))
+        self._receive(topic, bytes(message.payload), lambda: self._mark_written(in_flight))
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         self.error = self.error or f"the connection has ended: {code}"
 
     def _is_wanted(self, topic: str) -> bool:
-        return any(paho.topic_matches_sub(wanted, topic) for wanted in self._spec.topics)
+        return any(paho.topic_matches_sub(topic_filter, topic) for topic_filter in self._spec.topics)
 
-    def _written(self, taken: _Taken) -> None:
-        taken.written = True
-        while self._taken and self._taken[0].written:
-            first = self._taken.popleft()
+    def _mark_written(self, in_flight: _InFlight) -> None:
+        in_flight.written = True
+        while self._unacknowledged and self._unacknowledged[0].written:
+            first = self._unacknowledged.popleft()
             if first.qos and not self.error:
                 self._client.ack(first.mid, first.qos)

@@ -9,19 +9,19 @@ import msgspec
 
 from tidemill_chassis.web.problems import Problem
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
-from tidemill_ingest.webhooks.signatures import Claim
+from tidemill_ingest.webhooks.signatures import RequestSignature
 
 KEY_PREFIX = "webhooks/"
 """The prefix of the Idempotency-Keys of webhook deliveries. Other requests cannot use keys with this prefix."""
-_MOST_CHARACTERS = 200
+_MAX_CHARACTERS = 200
 _FORM = "application/x-www-form-urlencoded"
 
 
-class _Identified(msgspec.Struct):
+class _WithId(msgspec.Struct):
     id: str = ""
 
 
-_identified = msgspec.json.Decoder(_Identified)
+_id_decoder = msgspec.json.Decoder(_WithId)
 
 
 def is_ping(webhook: WebhookSpec, headers: Mapping[str, str]) -> bool:
@@ -45,18 +45,20 @@ def refuse_form(webhook: WebhookSpec, headers: Mapping[str, str]) -> None:
     raise Problem(415, "unsupported_media_type", f"Content-Type {_FORM}; {remedy}")
 
 
-def delivery_key(webhook: WebhookSpec, claim: Claim, headers: Mapping[str, str], body: bytes) -> str | None:
+def delivery_key(
+    webhook: WebhookSpec, signature: RequestSignature, headers: Mapping[str, str], body: bytes
+) -> str | None:
     """Return the Idempotency-Key of a delivery, or None if the delivery has no id."""
-    identifier = claim.identifier
+    identifier = signature.identifier
     if webhook.signature == "github":
         identifier = headers.get("x-github-delivery", "").strip()
     elif webhook.signature == "stripe":
         try:
-            identifier = _identified.decode(body).id
+            identifier = _id_decoder.decode(body).id
         except msgspec.MsgspecError:
             identifier = ""
     if not identifier:
         return None
-    if len(identifier) > _MOST_CHARACTERS:
+    if len(identifier) > _MAX_CHARACTERS:
         identifier = hashlib.sha256(identifier.encode()).hexdigest()
     return f"{KEY_PREFIX}{webhook.name}/{identifier}"

@@ -11,19 +11,19 @@ from starlette.responses import Response
 from tidemill_chassis.web.problems import Problem, unavailable
 from tidemill_contract.resource.inputs.webhooks import WebhookSpec
 from tidemill_ingest import metrics
-from tidemill_ingest.body_reader import decompressed, receive
-from tidemill_ingest.events import EventsHandler, Once, Options
+from tidemill_ingest.body_reader import decompress_body, receive_body
+from tidemill_ingest.events import EventsHandler, IdempotencyKey, Options
 from tidemill_ingest.idempotency.requests import fingerprint
 from tidemill_ingest.pipelines import Pipeline, Pipelines
 from tidemill_ingest.webhooks.deliveries import delivery_key, is_ping, refuse_form
 from tidemill_ingest.webhooks.secrets import Secrets
-from tidemill_ingest.webhooks.signatures import claimed, verify
+from tidemill_ingest.webhooks.signatures import read_signature, verify
 
 _NO_SECRET_SECONDS = 30.0
 _INLINE_BYTES = 256 * 1024
 """Bodies of at least this many bytes are hashed in a thread."""
-_OPTIONS = Options(signed=True)
-_NOTHING = b'{"accepted":0,"quarantined":0,"retry":0,"results":[]}'
+_OPTIONS = Options(is_webhook=True)
+_PING_ANSWER = b'{"accepted":0,"quarantined":0,"retry":0,"results":[]}'
 
 
 class WebhookHandler:
@@ -45,34 +45,35 @@ class WebhookHandler:
             return Response(status_code=400)
 
     async def _receive(self, request: Request, pipeline: Pipeline, webhook: WebhookSpec) -> Response:
-        secrets = self._secrets.of(pipeline.name, webhook)
+        secrets = self._secrets.for_webhook(pipeline.name, webhook)
         if not secrets:
             self._count(pipeline, webhook, "no_secret")
-            wanted = webhook.secret_ref
-            detail = f"the webhook has no secret yet: add the key {wanted.key} to the Secret {wanted.name}"
+            secret_ref = webhook.secret_ref
+            detail = f"the webhook has no secret yet: add the key {secret_ref.key} to the Secret {secret_ref.name}"
             raise unavailable("no_secret", detail, _NO_SECRET_SECONDS)
         try:
-            claim = claimed(webhook, request.headers)
-            with self._events.room() as held:
-                raw = await receive(request, held)
-                work = (webhook, claim, secrets, raw, time.time())
+            signature = read_signature(webhook, request.headers)
+            with self._events.reserve_memory() as reservation:
+                raw = await receive_body(request, reservation)
+                arguments = (webhook, signature, secrets, raw, time.time())
                 if len(raw) > _INLINE_BYTES:
-                    await asyncio.to_thread(verify, *work)
+                    await asyncio.to_thread(verify, *arguments)
                 else:
-                    verify(*work)
+                    verify(*arguments)
                 # Refuse the form encoding even for a ping. GitHub sends a ping for each new webhook, and shows the
                 # error to the user.
                 refuse_form(webhook, request.headers)
                 if is_ping(webhook, request.headers):
                     self._count(pipeline, webhook, "ping")
-                    return Response(_NOTHING, 200, {"cache-control": "no-store"}, media_type="application/json")
+                    return Response(_PING_ANSWER, 200, {"cache-control": "no-store"}, media_type="application/json")
                 self._count(pipeline, webhook, "verified")
-                body = await decompressed(request, raw, held)
-                sent = self._events.read(request, pipeline, _OPTIONS, body)
-                key = delivery_key(webhook, claim, request.headers, body)
+                body = await decompress_body(request, raw, reservation)
+                events_request = self._events.read(request, pipeline, _OPTIONS, body)
+                key = delivery_key(webhook, signature, request.headers, body)
                 # Compare deliveries by their ids only, because the body of a repeated delivery may be different.
-                once = None if key is None else Once(key, fingerprint(b"", webhook.name, str(len(sent.events.values))))
-                return (await self._events.accept(sent, once, request.state.deadline)).response()
+                content = fingerprint(b"", webhook.name, str(len(events_request.events.values)))
+                idempotency_key = IdempotencyKey(key, content) if key is not None else None
+                return (await self._events.accept(events_request, idempotency_key, request.state.deadline)).response()
         except Problem as problem:
             if problem.status == 401:
                 self._count(pipeline, webhook, "refused")

@@ -13,7 +13,7 @@ from tidemill_contract.runtime import WorkloadSettings
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-MOST_SECRETS = 10
+MAX_SECRETS = 10
 """The maximum number of valid secrets. Further lines are ignored."""
 
 
@@ -22,21 +22,21 @@ class Secrets:
 
     def __init__(self, settings: WorkloadSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings, self._clock = settings, clock
-        self._read: dict[tuple[str, str], tuple[float, tuple[bytes, ...]]] = {}
+        self._cache: dict[tuple[str, str], tuple[float, tuple[bytes, ...]]] = {}
 
-    def of(self, pipeline: str, webhook: WebhookSpec) -> tuple[bytes, ...]:
+    def for_webhook(self, pipeline: str, webhook: WebhookSpec) -> tuple[bytes, ...]:
         """Return the valid secrets of a webhook, which are the lines of its file."""
         now = self._clock()
-        read_at, secrets = self._read.get((pipeline, webhook.name), (-POLL_SECONDS, ()))
+        read_at, secrets = self._cache.get((pipeline, webhook.name), (-POLL_SECONDS, ()))
         if now - read_at < POLL_SECONDS:
             return secrets
         path = self._settings.secret_file(pipeline, webhook.secret_file)
         try:
             lines = (line.strip() for line in read_bytes(path).splitlines())
-            secrets = tuple(line for line in lines if line)[:MOST_SECRETS]
+            secrets = tuple(line for line in lines if line)[:MAX_SECRETS]
         except FileNotFoundError:
             secrets = ()
         except OSError as error:
             log.warning("%s: %s; the earlier secrets stay in use", path, error.strerror)
-        self._read[pipeline, webhook.name] = now, secrets
+        self._cache[pipeline, webhook.name] = now, secrets
         return secrets

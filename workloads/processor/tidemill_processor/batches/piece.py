@@ -10,7 +10,7 @@ import polars as pl
 
 from tidemill_contract.events.elements import Origins
 from tidemill_processor.batches.batch import INDEX, PARTITION
-from tidemill_processor.letters import DeadLetter, Message
+from tidemill_processor.dead_letters import DeadLetter, Message
 
 
 @dataclass(frozen=True)
@@ -20,28 +20,28 @@ class Piece:
     size: int
     frame: pl.DataFrame
     messages: Sequence[Message]
-    dead: tuple[DeadLetter, ...]
+    dead_letters: tuple[DeadLetter, ...]
     next_offsets: dict[int, int]
     consumed: dict[int, int]
     arrived: dict[int, int]
     filtered: dict[int, int]
-    elements: Origins | None = None
+    origins: Origins | None = None
 
     @property
-    def events(self) -> int:
+    def event_count(self) -> int:
         """The number of valid and invalid events."""
-        return len(self.messages) if self.elements is None else self.elements.starts[-1]
+        return len(self.messages) if self.origins is None else self.origins.starts[-1]
 
 
-def progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
+def partition_progress(messages: Sequence[Message], partitions: list[int]) -> tuple[dict[int, int], ...]:
     """Return three dicts by partition: next offset, number of records, first record's time (epoch ms).
 
     A negative timestamp is replaced by the current time.
     """
     now_ms = time.time_ns() // 1_000_000
-    place = pl.col(INDEX)
+    index = pl.col(INDEX)
     by_partition = pl.DataFrame({PARTITION: partitions}).with_row_index(INDEX).group_by(PARTITION)
-    rows = by_partition.agg(pl.len(), place.min().alias("first"), place.max().alias("last")).rows()
+    rows = by_partition.agg(pl.len(), index.min().alias("first"), index.max().alias("last")).rows()
     return (
         {p: messages[last].offset() + 1 for p, _, _, last in rows},
         {p: count for p, count, _, _ in rows},

@@ -12,22 +12,22 @@ from typing import Any
 import polars as pl
 
 from tidemill_contract.events import quarantine
-from tidemill_contract.events.decoder import QUARANTINE_PREFIX, Decoded, InvalidEvent, Reason
-from tidemill_contract.events.details import TOMBSTONE
+from tidemill_contract.events.decoder import QUARANTINE_PREFIX, DecodedBatch, InvalidEvent, Reason
+from tidemill_contract.events.event_errors import TOMBSTONE_MESSAGE
 from tidemill_contract.events.fields import MAX_KEY_BYTES
 from tidemill_contract.events.formats.framing import FRAME_BYTES
-from tidemill_contract.events.kept_json import JSON
+from tidemill_contract.events.json_fields import JSON
 from tidemill_contract.events.records import RecordDecoder
 from tidemill_contract.expressions.compiler import POLARS_TYPES, compile_transform, derived_types
-from tidemill_contract.functions.partials import field_types, fields_of, kept_in_order
+from tidemill_contract.functions.partials import field_types, fields_of, needs_event_order
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.batches.batch import DATA, INDEX, MICROS, OFFSET, PARTITION, TIME, Batch
-from tidemill_processor.batches.piece import Piece, progress
+from tidemill_processor.batches.piece import Piece, partition_progress
 from tidemill_processor.conditions import condition_fields, conditional_columns
+from tidemill_processor.dead_letters import DeadLetter, Message, dead_letter
 from tidemill_processor.formats.columns import as_column
 from tidemill_processor.formats.readers import schema_reader
 from tidemill_processor.formats.registry import Registry
-from tidemill_processor.letters import DeadLetter, Message, dead_letter
 from tidemill_processor.lookups.lookups import Lookups
 
 
@@ -51,36 +51,36 @@ class BatchReader:
             lookups: the lookups of the pipeline, or None if the pipeline has no lookup.
         """
         self._lookups = lookups
-        self._ordered = any(kept_in_order(m) for a in spec.aggregations for m in a.metrics)
+        self._ordered = any(needs_event_order(m) for a in spec.aggregations for m in a.metrics)
         # In JSON topics, ingest marks an invalid event with a special first byte.
-        self._marks = spec.source.written.type == "json"
+        self._has_quarantine_marks = spec.source.record_format.type == "json"
         derived = derived_types(spec)
         conditional = conditional_columns(spec, field_types(spec, derived))
-        self._transform = replace(compile_transform(spec), further=conditional)
+        self._transform = replace(compile_transform(spec), after_filter=conditional)
         self._time_field = spec.source.event_time.field
-        plain = spec.transform.filter is None and not spec.transform.derive
-        self._transforms = not plain or bool(conditional) or bool(spec.lookups)
+        no_expressions = spec.transform.filter is None and not spec.transform.derive
+        self._transforms = not no_expressions or bool(conditional) or bool(spec.lookups)
         self._filters = spec.transform.filter is not None
         self._keeps_events = spec.events.store
         self._needs_offsets = offsets or self._ordered or self._keeps_events
         self._derived_keys = [name for name in derived if name in spec.group_columns and derived[name] == "string"]
-        read: set[str | None] = {field for a in spec.aggregations for m in a.metrics for field in fields_of(m)}
-        read |= {rule.field for rule in spec.anomalies}
-        read |= {spec.source.dedupe.field} if spec.source.dedupe is not None else set()
-        read |= spec.group_columns | condition_fields(spec) | {lookup.on for lookup in spec.lookups or ()}
+        read_fields: set[str | None] = {field for a in spec.aggregations for m in a.metrics for field in fields_of(m)}
+        read_fields |= {rule.field for rule in spec.anomalies}
+        read_fields |= {spec.source.dedupe.field} if spec.source.dedupe is not None else set()
+        read_fields |= spec.group_columns | condition_fields(spec) | {lookup.on for lookup in spec.lookups or ()}
         # Only pipelines without expressions can leave out unused fields, because an expression may read any field.
-        needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read or not plain)]
+        needed = [f for f in spec.source.fields if f.type != JSON and (f.name in read_fields or not no_expressions)]
         self._columns = {f.name: POLARS_TYPES.get(f.kind, pl.List(pl.String)) for f in needed}
-        wanted = None if self._keeps_events else self._columns.keys()
-        read_by = partial(schema_reader, spec, exact=self._ordered, needed=wanted)
-        self._schemas = None if registry is None else read_by(registry)
+        needed_names = None if self._keeps_events else self._columns.keys()
+        make_reader = partial(schema_reader, spec, exact=self._ordered, needed=needed_names)
+        self._schemas = None if registry is None else make_reader(registry)
         self._decoder = RecordDecoder(spec, exact=self._ordered, reader=self._schemas)
 
-    def waiting(self, messages: Sequence[Message]) -> dict[int, int]:
+    def unknown_schema_offsets(self, messages: Sequence[Message]) -> dict[int, int]:
         """Return the offset of each partition's first record whose schema is still unknown."""
         offsets: dict[int, int] = {}
         if self._schemas is not None:
-            frames = self._schemas.waiting(m.value() or b"" for m in messages)
+            frames = self._schemas.unavailable_frames(m.value() or b"" for m in messages)
             for message in messages:
                 if (message.value() or b"")[:FRAME_BYTES] in frames:
                     offsets.setdefault(message.partition(), message.offset())
@@ -90,7 +90,7 @@ class BatchReader:
         """Decode records of one or several partitions in the order of consumption."""
         pieces: list[Piece] = []
         while messages or not pieces:
-            piece, messages = self.decode_some(messages, now_ms, sum(piece.events for piece in pieces))
+            piece, messages = self.decode_some(messages, now_ms, sum(piece.event_count for piece in pieces))
             pieces.append(piece)
         return self.join(pieces)
 
@@ -102,7 +102,7 @@ class BatchReader:
         """Decode records into a piece of a batch.
 
         Raises:
-            RegistryAwayError: the registry does not answer, and a record's schema is still unknown.
+            RegistryUnavailableError: the registry does not answer, and a record's schema is still unknown.
         """
         raws = [m.value() or b"" for m in messages]
         largest = max(map(len, raws), default=0)
@@ -110,8 +110,8 @@ class BatchReader:
         events, invalid, micros = decoded.events, decoded.invalid, decoded.micros
         times = self._event_times(messages, decoded, now_ms)
         partitions = [m.partition() for m in messages]
-        ends, consumed, arrived = progress(messages, partitions)
-        dead = tuple(self._refused(messages[i], verdict, now_ms) for i, verdict in invalid.items())
+        ends, consumed, arrived = partition_progress(messages, partitions)
+        dead = tuple(self._dead_letter_of(messages[i], verdict, now_ms) for i, verdict in invalid.items())
         valid: list[Any] = events
         index: Sequence[int] = range(len(messages))
         filtered: dict[int, int] = {}
@@ -126,8 +126,8 @@ class BatchReader:
             pl.Series(INDEX, index, dtype=pl.UInt32) + first,
         ]
         if self._ordered:
-            exact = [0] * len(valid) if micros is None else [micros[i] for i in index]
-            columns.append(pl.Series(MICROS, exact, dtype=pl.Int64))
+            micros_column = [0] * len(valid) if micros is None else [micros[i] for i in index]
+            columns.append(pl.Series(MICROS, micros_column, dtype=pl.Int64))
         if self._needs_offsets:
             columns.append(pl.Series(OFFSET, [messages[i].offset() for i in index], dtype=pl.Int64))
         for name, dtype in self._columns.items():
@@ -137,26 +137,28 @@ class BatchReader:
         size = sum(map(len, raws)) if largest > MAX_KEY_BYTES else 0
         return Piece(size, pl.DataFrame(columns), messages, dead, ends, consumed, arrived, filtered)
 
-    def _refused(self, message: Message, verdict: InvalidEvent, now_ms: int) -> DeadLetter:
+    def _dead_letter_of(self, message: Message, verdict: InvalidEvent, now_ms: int) -> DeadLetter:
         value = message.value()
         if value is None:
             deleted = verdict.reason is Reason.DELETED
-            return dead_letter(message, b"", verdict if deleted else InvalidEvent(verdict.reason, None, TOMBSTONE))
-        if self._marks and value.startswith(QUARANTINE_PREFIX):
+            return dead_letter(
+                message, b"", verdict if deleted else InvalidEvent(verdict.reason, None, TOMBSTONE_MESSAGE)
+            )
+        if self._has_quarantine_marks and value.startswith(QUARANTINE_PREFIX):
             # Use the record's timestamp as the current time, because ingest validated the event at that time.
-            when = message.timestamp()[1]
-            refusal = partial(self._decoder.refusal, now_ms=when if when > 0 else now_ms, record=message)
-            ingests = quarantine.verdict_of(value, message.headers() or (), refusal)
-            if ingests is not None:
-                return dead_letter(message, value[len(QUARANTINE_PREFIX) :], ingests)
+            time_ms = message.timestamp()[1]
+            refusal = partial(self._decoder.refusal, now_ms=time_ms if time_ms > 0 else now_ms, record=message)
+            original_verdict = quarantine.read_mark(value, message.headers() or (), refusal)
+            if original_verdict is not None:
+                return dead_letter(message, value[len(QUARANTINE_PREFIX) :], original_verdict)
         return dead_letter(message, value, verdict)
 
     def join(self, pieces: Sequence[Piece]) -> Batch:
         """Join decoded pieces into a batch, and apply the transform."""
-        batch = self._joined(pieces)
-        return self._transformed(batch) if self._transforms else batch
+        batch = self._join_pieces(pieces)
+        return self._transform_batch(batch) if self._transforms else batch
 
-    def _joined(self, pieces: Sequence[Piece]) -> Batch:
+    def _join_pieces(self, pieces: Sequence[Piece]) -> Batch:
         frame = pl.concat([piece.frame for piece in pieces])
         next_offsets: dict[int, int] = {}
         arrived: dict[int, int] = {}
@@ -171,14 +173,14 @@ class BatchReader:
             frame=frame,
             times=frame.select(TIME, PARTITION),
             messages=list(chain.from_iterable(piece.messages for piece in pieces)),
-            dead=tuple(chain.from_iterable(piece.dead for piece in pieces)),
+            dead_letters=tuple(chain.from_iterable(piece.dead_letters for piece in pieces)),
             next_offsets=next_offsets,
             consumed=dict(consumed),
             filtered=dict(filtered),
             arrived=arrived,
         )
 
-    def _event_times(self, messages: Sequence[Message], decoded: Decoded, now_ms: int) -> list[int]:
+    def _event_times(self, messages: Sequence[Message], decoded: DecodedBatch, now_ms: int) -> list[int]:
         events, invalid = decoded.events, decoded.invalid
         if self._time_field is not None:
             if not invalid and not decoded.ignored:
@@ -195,7 +197,7 @@ class BatchReader:
                 events[i], invalid[i] = None, verdict
         return times
 
-    def _transformed(self, batch: Batch) -> Batch:
+    def _transform_batch(self, batch: Batch) -> Batch:
         if self._lookups is not None:
             batch = replace(batch, frame=self._lookups.join(batch.frame))
         frame, culprits = self._apply(batch.frame)

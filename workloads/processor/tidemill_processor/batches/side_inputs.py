@@ -20,10 +20,10 @@ class SideInputs:
         """Whether all lookups were read at least once."""
         return self.lookups is None or self.lookups.ready
 
-    def begin_turn(self) -> None:
+    def begin_round(self) -> None:
         """Start a new time limit for requests to the schema registry."""
         if self.registry is not None:
-            self.registry.begin_turn()
+            self.registry.begin_round()
 
     @property
     def registry_answers(self) -> bool:

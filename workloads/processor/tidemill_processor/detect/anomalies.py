@@ -15,10 +15,10 @@ import msgspec
 import psycopg
 
 from tidemill_contract.tables import anomalies, detectors
-from tidemill_contract.tables.kept import ANOMALIES
+from tidemill_contract.tables.quotas import ANOMALIES
 from tidemill_processor.database import Database
 from tidemill_processor.detect.detectors import State, Verdict
-from tidemill_processor.keeper.quotas import Kept, left, note
+from tidemill_processor.keeper.quotas import KeptCounts, add_counts, remaining_bytes
 
 CLEARED = "cleared"
 """The severity of an anomaly whose window became normal because of late events."""
@@ -51,17 +51,17 @@ class Anomaly:
 
 
 @dataclass(frozen=True)
-class Known:
+class DetectorState:
     """The state of a rule's detector for one group."""
 
     rule: str
-    place: int
+    aggregation_id: int
     group: str
     state: State
     seen: tuple[int, ...] | None = None
 
 
-def by_rule(detected: Iterable[Anomaly]) -> Counter[str]:
+def count_by_rule(detected: Iterable[Anomaly]) -> Counter[str]:
     """Count the anomalies of each rule, except cleared anomalies."""
     return Counter(anomaly.rule for anomaly in detected if anomaly.verdict.severity != CLEARED)
 
@@ -73,10 +73,10 @@ def insert_anomalies(
     if not detected:
         return
     sizes = list(accumulate(ANOMALY_BYTES + 2 * len(a.group) for a in detected))
-    fitting = detected[: bisect_right(sizes, left(connection, database, ANOMALIES))]
+    fitting = detected[: bisect_right(sizes, remaining_bytes(connection, database, ANOMALIES))]
     rows, size = _insert(connection, database.schema, fitting) if fitting else (0, 0)
     counted = len(detected) - len(fitting)
-    note(connection, database, ANOMALIES, place, Kept(rows, size, counted=counted, full=counted > 0))
+    add_counts(connection, database, ANOMALIES, place, KeptCounts(rows, size, counted=counted, full=counted > 0))
 
 
 def scanner_place(aggregation_id: int) -> int:
@@ -106,23 +106,27 @@ def _insert(connection: psycopg.Connection[Any], schema: str, detected: Sequence
 
 
 def read_states(
-    connection: psycopg.Connection[Any], schema: str, rules: Collection[str], place: int, groups: Collection[str]
+    connection: psycopg.Connection[Any],
+    schema: str,
+    rules: Collection[str],
+    aggregation_id: int,
+    groups: Collection[str],
 ) -> dict[tuple[str, str], State]:
     """Return the stored detector states, by rule and group."""
-    rows = connection.execute(detectors.read(schema), (list(rules), place, list(groups)))
+    rows = connection.execute(detectors.read(schema), (list(rules), aggregation_id, list(groups)))
     return {(rule, group): parse_state(text) for rule, group, text in rows}
 
 
-def known_groups(connection: psycopg.Connection[Any], schema: str, rule: str, place: int) -> list[str]:
+def read_groups(connection: psycopg.Connection[Any], schema: str, rule: str, aggregation_id: int) -> list[str]:
     """Return the groups with a stored state of this rule, the oldest first."""
-    return [group for (group,) in connection.execute(detectors.groups(schema), (rule, place))]
+    return [group for (group,) in connection.execute(detectors.groups(schema), (rule, aggregation_id))]
 
 
-def forget_states(
-    connection: psycopg.Connection[Any], schema: str, rule: str, place: int, groups: Collection[str]
+def delete_states(
+    connection: psycopg.Connection[Any], schema: str, rule: str, aggregation_id: int, groups: Collection[str]
 ) -> None:
     """Delete the stored states of a rule for some groups."""
-    connection.execute(detectors.forget(schema), (rule, place, list(groups)))
+    connection.execute(detectors.delete_groups(schema), (rule, aggregation_id, list(groups)))
 
 
 def parse_state(text: str) -> State:
@@ -135,10 +139,16 @@ def _number(digits: str) -> int | float:
     return int(digits) if len(digits) < 17 else float(digits)
 
 
-def save_states(connection: psycopg.Connection[Any], schema: str, states: Sequence[Known]) -> None:
+def save_states(connection: psycopg.Connection[Any], schema: str, states: Sequence[DetectorState]) -> None:
     """Store states of detectors."""
     rows = [
-        (k.rule, k.place, k.group, msgspec.json.encode(k.state).decode(), None if k.seen is None else list(k.seen))
+        (
+            k.rule,
+            k.aggregation_id,
+            k.group,
+            msgspec.json.encode(k.state).decode(),
+            None if k.seen is None else list(k.seen),
+        )
         for k in states
     ]
     connection.cursor().executemany(detectors.save(schema), rows)

@@ -16,9 +16,9 @@ from tidemill_contract.tables import anomalies, detectors
 from tidemill_contract.windows import answer_range
 from tidemill_processor.database import AggregationStore, Database
 from tidemill_processor.detect.anomalies import CLEARED, Anomaly, insert_anomalies, parse_state, scanner_place
-from tidemill_processor.detect.detectors import State, Verdict, judge, number
+from tidemill_processor.detect.detectors import State, Verdict, as_float, judge
 from tidemill_processor.keeper.duties import Duty
-from tidemill_processor.keeper.skipped import record
+from tidemill_processor.keeper.skipped import store_skips
 from tidemill_processor.merge.corrections import Corrections
 from tidemill_processor.windows.reader import WindowReader
 from tidemill_processor.windows.salvage import Salvage
@@ -38,13 +38,13 @@ class ClosedWindow:
     revision: int
 
     @classmethod
-    def of(cls, reader: WindowReader, row: list[Any]) -> ClosedWindow:
-        """Create the window from a row of `WindowReader.closed` or `corrected`."""
+    def from_row(cls, reader: WindowReader, row: list[Any]) -> ClosedWindow:
+        """Create the window from a row of `WindowReader.read_closed` or `read_corrected`."""
         columns = dict(zip(reader.columns, row, strict=False))
         group = json.dumps({name: columns[name] for name in reader.groups}, sort_keys=True)
         start, end = columns["window_start"], columns["window_end"]
         metrics = {name: columns[name] for name in reader.metrics} if start != end else {}
-        return cls(group, start, end, metrics, row[-1] if reader.revised else 0)
+        return cls(group, start, end, metrics, row[-1] if reader.has_revision else 0)
 
     @property
     def start_ms(self) -> int:
@@ -53,11 +53,11 @@ class ClosedWindow:
 
     def anomaly(self, store: AggregationStore, rule: AnomalySpec, verdict: Verdict) -> Anomaly:
         """Return the anomaly to store for this verdict on the window."""
-        at = (store.name, store.version, rule.watched, self.group, self.start, self.end)
-        least, greatest = next(
+        identity = (store.name, store.version, rule.watched, self.group, self.start, self.end)
+        lowest, highest = next(
             answer_range(metric, kind) for metric, kind in store.layout.metrics if metric.name == rule.watched
         )
-        return Anomaly(rule.name, *at, verdict.within(least, greatest), self.revision)
+        return Anomaly(rule.name, *identity, verdict.clamped(lowest, highest), self.revision)
 
 
 @lru_cache(maxsize=4096)
@@ -73,42 +73,44 @@ class Rescorer:
     ) -> None:
         self._database, self._schema = database, database.schema
         self._store, self._rules, self._reader = store, rules, reader
-        self._noted = Corrections(database, store, "scanned")
+        self._corrections = Corrections(database, store, "scanned")
         self._duty = Duty("rescore", store.name, store.version)
         self._wall_ms = store.layout.grid.wall_ms
 
-    def remember(self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]) -> None:
+    def store_states(
+        self, connection: psycopg.Connection[Any], before: Iterable[tuple[str, ClosedWindow, State]]
+    ) -> None:
         """Store the detector state that preceded each window. A changed window is judged again with this state."""
         if self._store.layout.reopen_ms is None:
             return
         connection.cursor().executemany(
-            detectors.remember(self._schema),
+            detectors.insert_history(self._schema),
             [
                 (rule, self._store.id, window.group, window.start_ms, json.dumps(state))
                 for rule, window, state in before
             ],
         )
 
-    def forget(self, connection: psycopg.Connection[Any], scanned_until: int) -> None:
+    def delete_old_states(self, connection: psycopg.Connection[Any], scanned_until: int) -> None:
         """Delete the states of windows that are too old to be judged again."""
-        plan = self._store.layout
-        if plan.reopen_ms is not None:
-            kept = plan.size_ms + KEPT_WINDOWS * (plan.gap_ms or plan.pane_ms)
-            connection.execute(detectors.forget_before(self._schema), (self._store.id, scanned_until - kept))
+        layout = self._store.layout
+        if layout.reopen_ms is not None:
+            kept_ms = layout.size_ms + KEPT_WINDOWS * (layout.gap_ms or layout.pane_ms)
+            connection.execute(detectors.delete_history_before(self._schema), (self._store.id, scanned_until - kept_ms))
 
     def run(
-        self, connection: psycopg.Connection[Any], scanned_until: int, *, careful: bool = False
+        self, connection: psycopg.Connection[Any], scanned_until: int, *, skip_unreadable: bool = False
     ) -> Sequence[Anomaly]:
         """Judge the next changed windows again, and return the anomalies that were found."""
-        corrected = self._noted.due(connection)
+        corrected = self._corrections.read_pending(connection)
         if corrected is None:
             return ()
         span = (corrected.first_ms, corrected.last_ms, corrected.revs, scanned_until)
-        salvage = Salvage(connection, self._reader, partial(self._reader.of_corrected, *span))
-        rows = salvage.rows() if careful else self._reader.corrected(connection, *span)
-        windows = [ClosedWindow.of(self._reader, row) for row in rows]
+        salvage = Salvage(connection, self._reader, partial(self._reader.corrected_query, *span))
+        rows = salvage.rows() if skip_unreadable else self._reader.read_corrected(connection, *span)
+        windows = [ClosedWindow.from_row(self._reader, row) for row in rows]
         starts = [window.start_ms for window in windows]
-        states, reported = self._history(connection, starts), self._told(connection, starts)
+        states, reported = self._history(connection, starts), self._reported_values(connection, starts)
         detected = []
         for window in windows:
             for rule in self._rules:
@@ -117,22 +119,24 @@ class Rescorer:
                 if value is not None:
                     if key not in states:
                         continue
-                    verdict, _ = judge(rule.detector, states[key], self._wall_ms(window.start_ms), number(value))
+                    verdict, _ = judge(rule.detector, states[key], self._wall_ms(window.start_ms), as_float(value))
                 if verdict is None and key in reported:
-                    shown = reported[key] if value is None else number(value)
-                    verdict = Verdict(shown, 0.0, CLEARED, None, None, None)
+                    cleared_value = reported[key] if value is None else as_float(value)
+                    verdict = Verdict(cleared_value, 0.0, CLEARED, None, None, None)
                 if verdict is not None:
                     detected.append(window.anomaly(self._store, rule, verdict))
         insert_anomalies(connection, self._database, detected, scanner_place(self._store.id))
-        record(connection, self._schema, self._duty, salvage.skips)
-        self._noted.done(connection, corrected)
+        store_skips(connection, self._schema, self._duty, salvage.skips)
+        self._corrections.mark_done(connection, corrected)
         return detected
 
     def _history(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], State]:
-        rows = connection.execute(detectors.remembered(self._schema), (self._store.id, starts))
+        rows = connection.execute(detectors.history(self._schema), (self._store.id, starts))
         return {(rule, group, start): parse_state(text) for rule, group, start, text in rows}
 
-    def _told(self, connection: psycopg.Connection[Any], starts: list[int]) -> dict[tuple[str, str, int], float]:
+    def _reported_values(
+        self, connection: psycopg.Connection[Any], starts: list[int]
+    ) -> dict[tuple[str, str, int], float]:
         rows = connection.execute(anomalies.of_windows(self._schema), (self._store.name, self._store.version, starts))
         return {
             (rule, json.dumps(group, sort_keys=True), start): value

@@ -15,26 +15,26 @@ import fastavro
 import msgspec
 from fastavro.read import LOGICAL_READERS
 
-from tidemill_contract.events.decoder import Decoded, EventDecoder
-from tidemill_contract.events.details import misplaced, shown
+from tidemill_contract.events.decoder import DecodedBatch, EventDecoder
+from tidemill_contract.events.event_errors import show_bytes, wrong_path
 from tidemill_contract.events.formats.changes import WRITES
 from tidemill_contract.events.formats.framing import FRAME_BYTES
 from tidemill_contract.events.formats.typed import TypedDecoder
-from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.events.invalid_events import InvalidEvent, Reason
 from tidemill_contract.resource.paths import Steps
 from tidemill_contract.resource.source import FieldSpec
-from tidemill_processor.formats.avro_code import UnsupportedError, Wanted, generate
+from tidemill_processor.formats.avro_code import UnsupportedError, WantedMember, generate_reader
 from tidemill_processor.formats.avro_columns import columns_reader
-from tidemill_processor.formats.avro_types import AvroSchema, counted_as, fits, written_as
+from tidemill_processor.formats.avro_types import AvroSchema, is_readable, with_epoch_format, with_json_format
 from tidemill_processor.formats.registry import Schema
-from tidemill_processor.formats.schema_reader import Plan, SchemaReader, with_changed
+from tidemill_processor.formats.schema_reader import DecodingPlan, SchemaReader, with_changed
 
-MANY = 256
+MIN_NUMPY_RECORDS = 256
 """With at least this many records, numpy reads all records together."""
 _STREAM = re.compile(r" from <[^>]*>")
 
 
-def _other(value: Any) -> Any:
+def _encode_other(value: Any) -> Any:
     if isinstance(value, float):
         return value
     if isinstance(value, dt.timedelta):
@@ -42,11 +42,11 @@ def _other(value: Any) -> Any:
     return str(value)
 
 
-_encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_other).encode
+_encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_encode_other).encode
 
 
 @cache
-def _keep_values_without_a_type() -> None:
+def _read_extreme_times_as_numbers() -> None:
     """Make fastavro return a number, not an error, for a time outside the years 1 to 9999."""
     for name, read in list(LOGICAL_READERS.items()):
         LOGICAL_READERS[name] = partial(_read_leniently, read, 1000 if name.endswith("timestamp-micros") else 1)
@@ -63,7 +63,7 @@ def _read_leniently(read: Callable[..., Any], per_millisecond: int, data: Any, *
 class AvroReader(SchemaReader):
     """Reads Avro records that start with a schema id, as written by a registry's serializers."""
 
-    def plan(self, schema: Schema, number: int) -> Plan:
+    def plan(self, schema: Schema, schema_id: int) -> DecodingPlan:
         """Return the decoding plan for an Avro schema.
 
         Raises:
@@ -71,91 +71,95 @@ class AvroReader(SchemaReader):
         """
         if schema.kind != "AVRO":
             raise ValueError(f"the type is {schema.kind}, not AVRO")
-        _keep_values_without_a_type()
-        parsed = AvroSchema.of(schema)
+        _read_extreme_times_as_numbers()
+        parsed = AvroSchema.parse(schema)
         if parsed.record(parsed.parsed) is None:
             raise ValueError("the Avro type is not a record")
-        return _AvroPlan(self, parsed, number)
+        return _AvroPlan(self, parsed, schema_id)
 
 
-class _AvroPlan(Plan):
-    def __init__(self, reader: SchemaReader, schema: AvroSchema, number: int) -> None:
-        self._reader, self._schema, self._number, self._fields = reader, schema, number, reader.fields
+class _AvroPlan(DecodingPlan):
+    def __init__(self, reader: SchemaReader, schema: AvroSchema, schema_id: int) -> None:
+        self._reader, self._schema, self._schema_id, self._fields = reader, schema, schema_id, reader.fields
         nodes = {name: schema.member(schema.parsed, path) for name, path in reader.paths.items()}
-        self._refused = self._undeclared() if reader.strict else None
-        flat = [field for field in reader.flat.source.fields if field.name in nodes]
-        documents = {field.name: written_as(field, nodes[field.name]) for field in flat}
-        self._documents = EventDecoder(with_changed(reader.flat, documents), exact=reader.exact)
+        self._refused = self._undeclared_member() if reader.strict else None
+        flat = [field for field in reader.flat_spec.source.fields if field.name in nodes]
+        json_fields = {field.name: with_json_format(field, nodes[field.name]) for field in flat}
+        self._json_decoder = EventDecoder(with_changed(reader.flat_spec, json_fields), exact=reader.exact)
         self._typed: TypedDecoder | None = None
         if self._refused is None:
             self._generate(nodes, exact=reader.exact)
 
-    def _undeclared(self) -> InvalidEvent | None:
+    def _undeclared_member(self) -> InvalidEvent | None:
         written: Any = self._schema.parsed
-        if self._reader.changes:
+        if self._reader.reads_changes:
             record = self._schema.record(written)
             assert record is not None  # noqa: S101 - asked before
             written = next((each["type"] for each in record["fields"] if each["name"] == "after"), "null")
         return self._reader.refusal(
-            self._schema.unread(written, list(self._reader.paths.values()), self._reader.at_row)
+            self._schema.find_unread(written, list(self._reader.paths.values()), self._reader.row_path)
         )
 
     def _generate(self, nodes: Mapping[str, Any], *, exact: bool) -> None:
-        flat, needed = self._reader.flat, self._reader.needed
+        flat, needed = self._reader.flat_spec, self._reader.needed
         fields: dict[str, FieldSpec] = {}
         for field in flat.source.fields:
             node = nodes.get(field.name)
-            counted = counted_as(field, node)
-            if counted is None or (node is not None and not fits(field, node)):
+            epoch_field = with_epoch_format(field, node)
+            if epoch_field is None or (node is not None and not is_readable(field, node)):
                 return
             path = self._reader.paths.get(field.name)
-            if node is None and path is not None and not self._schema.absent(path):
+            if node is None and path is not None and not self._schema.is_absent(path):
                 return
-            fields[field.name] = counted
-        typed = TypedDecoder(with_changed(flat, fields), exact=exact, read=needed)
+            fields[field.name] = epoch_field
+        typed = TypedDecoder(with_changed(flat, fields), exact=exact, read_names=needed)
         specs = {field.name: field for field in flat.source.fields}
         wanted = [
-            Wanted(self._reader.paths[name], specs[name].type, specs[name].scale or 0)
+            WantedMember(self._reader.paths[name], specs[name].type, specs[name].scale or 0)
             if name in needed and nodes.get(name) is not None
             else None
             for name in typed.columns
         ]
-        op = ("op",) if self._reader.changes else None
+        op = ("op",) if self._reader.reads_changes else None
         try:
-            self._read = self._read_many = generate(self._schema, wanted, typed.row, within=self._reader.at_row, op=op)
+            self._read = self._read_many = generate_reader(
+                self._schema, wanted, typed.event_class, within=self._reader.row_path, op=op
+            )
         except (UnsupportedError, SyntaxError):
             return
         self._typed = typed
         with suppress(UnsupportedError):
-            self._read_many = columns_reader(self._schema, wanted, typed.row, within=self._reader.at_row, op=op)
+            self._read_many = columns_reader(
+                self._schema, wanted, typed.event_class, within=self._reader.row_path, op=op
+            )
 
-    def together(self, raws: Sequence[bytes], now_ms: int) -> Decoded | None:
+    def decode_many(self, raws: Sequence[bytes], now_ms: int) -> DecodedBatch | None:
         if self._typed is None:
             return None
         try:
-            events, ops = (self._read if len(raws) < MANY else self._read_many)(raws)
+            events, ops = (self._read if len(raws) < MIN_NUMPY_RECORDS else self._read_many)(raws)
         except Exception:  # Invalid bytes can cause any error. After an error, the records are validated one by one.
             return None
-        if self._reader.changes and not set(ops) <= WRITES:
+        if self._reader.reads_changes and not set(ops) <= WRITES:
             return None
-        return self._typed.judged(events, now_ms)
+        return self._typed.validate(events, now_ms)
 
-    def single(self, raw: bytes, now_ms: int) -> Decoded | None:
+    def decode_one(self, raw: bytes, now_ms: int) -> DecodedBatch | None:
         document = self.document(raw)
-        return None if document is None else self._documents.decode_all([document], now_ms)
+        return None if document is None else self._json_decoder.decode_all([document], now_ms)
 
     def document(self, raw: bytes) -> bytes | None:
         if self._refused is not None:
             raise self._refused
         value = self._value(raw)
-        row = self._reader.row(value) if self._reader.changes else value
+        row = self._reader.row(value) if self._reader.reads_changes else value
         if row is None:
             return None
         event = {}
         for field in self._fields:
-            at = _at(value if field.origin == "envelope" else row, field.member, field)
-            if at is not None:
-                event[field.name] = msgspec.Raw(_json(at, field.name))
+            member = _value_at(value if field.origin == "envelope" else row, field.member_path, field)
+            if member is not None:
+                event[field.name] = msgspec.Raw(_json(member, field.name))
         return msgspec.json.encode(event)
 
     def _value(self, raw: bytes) -> Any:
@@ -167,20 +171,22 @@ class _AvroPlan(Plan):
             # Some error messages contain the memory address of `stream`. The address does not help the user.
             text = _STREAM.sub("", str(error))
             raise self._unreadable(f"{type(error).__name__}: {text}" if text else type(error).__name__) from None
-        left = len(raw) - stream.tell()
-        if left:
-            raise self._unreadable(f"{left} bytes are left after the value")
+        remaining = len(raw) - stream.tell()
+        if remaining:
+            raise self._unreadable(f"{remaining} bytes are left after the value")
         return value
 
     def _unreadable(self, why: str) -> InvalidEvent:
-        name = shown(str(self._schema.parsed.get("name", "")).encode())
+        name = show_bytes(str(self._schema.parsed.get("name", "")).encode())
         remedy = "start the record with the id of the writer's schema"
         return InvalidEvent(
-            Reason.UNREADABLE, None, f"the bytes do not match the schema {self._number} ({name}): {why[:120]}; {remedy}"
+            Reason.UNREADABLE,
+            None,
+            f"the bytes do not match the schema {self._schema_id} ({name}): {why[:120]}; {remedy}",
         )
 
 
-def _at(value: Any, steps: Steps, field: FieldSpec) -> Any:
+def _value_at(value: Any, steps: Steps, field: FieldSpec) -> Any:
     for depth, step in enumerate(steps):
         if value is None:
             return None
@@ -191,7 +197,7 @@ def _at(value: Any, steps: Steps, field: FieldSpec) -> Any:
         elif field.type == "json":
             return None
         else:
-            raise misplaced(field.name, steps[:depth], _json(value, field.name), array=isinstance(step, int))
+            raise wrong_path(field.name, steps[:depth], _json(value, field.name), array=isinstance(step, int))
     return value
 
 

@@ -17,23 +17,23 @@ from tidemill_contract.calendars import DAY_MS
 from tidemill_contract.events.formats.framing import FRAME_BYTES
 from tidemill_contract.resource.paths import Steps
 from tidemill_processor.formats.avro_code import (
-    MOST_BRANCHES,
-    BrokenError,
+    MAX_BRANCHES,
+    MalformedError,
     UnsupportedError,
-    Wanted,
+    WantedMember,
     decimal_factor,
-    long,
+    read_long,
 )
 from tidemill_processor.formats.avro_types import AvroSchema, Node
 
-Places = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int64]
 Columns = dict[int, list[Any]]
-Step = Callable[["_Records", Places], tuple[Places, Columns]]
+Step = Callable[["_Records", Positions], tuple[Positions, Columns]]
 
-_MOST_DAYS = 2**31
-_MOST_STEPS = 2_000
-_THERE = -1
+_MAX_DAYS = 2**31
+_MAX_STEPS = 2_000
+_HAS_ROW = -1
 _PADDING = bytes(8)
 _ONE, _SEVEN, _LAST = np.uint64(1), np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x8080808080808080)
 
@@ -42,25 +42,25 @@ class _Records:
     """The bytes of records, joined together.
 
     Attributes:
-        text: the joined bytes.
-        at: the bytes of `text` and some padding, as an array of numbers.
-        doubles, floats: for each index in `text`, the number that begins at this index.
-        big: for each index in `text`, the big-endian integer of eight bytes that begins at this index.
+        data: the joined bytes.
+        byte_array: the bytes of `data` and some padding, as an array of numbers.
+        doubles, floats: for each index in `data`, the number that begins at this index.
+        big: for each index in `data`, the big-endian integer of eight bytes that begins at this index.
     """
 
     def __init__(self, raws: Sequence[bytes]) -> None:
-        self.text = b"".join(raws)
-        padded = self.text + _PADDING
+        self.data = b"".join(raws)
+        padded = self.data + _PADDING
 
         def view(kind: str) -> npt.NDArray[Any]:
-            return np.ndarray((len(self.text) + 1,), kind, padded, strides=(1,))
+            return np.ndarray((len(self.data) + 1,), kind, padded, strides=(1,))
 
-        self.at: npt.NDArray[np.uint8] = np.frombuffer(padded, np.uint8)
+        self.byte_array: npt.NDArray[np.uint8] = np.frombuffer(padded, np.uint8)
         self.doubles, self.floats, self.big = view("<f8"), view("<f4"), view(">u8")
         self._little = view("<u8")
 
-    def unsigned(self, p: Places) -> tuple[npt.NDArray[np.uint64], Places]:
-        first = self.at[p]
+    def unsigned(self, p: Positions) -> tuple[npt.NDArray[np.uint64], Positions]:
+        first = self.byte_array[p]
         if first.max() < 128:
             return first.astype(np.uint64), p + 1
         words = self._little[p]
@@ -75,28 +75,28 @@ class _Records:
             numbers |= (words >> np.uint64(byte)) & np.uint64(127 << 7 * byte)
         after = p + sizes
         for index in np.flatnonzero(ends == 0).tolist():
-            numbers[index], after[index] = long(self.text, int(p[index]))
+            numbers[index], after[index] = read_long(self.data, int(p[index]))
         return numbers, after
 
-    def signed(self, p: Places) -> tuple[Numbers, Places]:
+    def signed(self, p: Positions) -> tuple[Numbers, Positions]:
         codes, p = self.unsigned(p)
         return ((codes >> _ONE) ^ -(codes & _ONE)).view(np.int64), p
 
-    def sizes(self, p: Places) -> tuple[Numbers, Places]:
+    def sizes(self, p: Positions) -> tuple[Numbers, Positions]:
         codes, p = self.unsigned(p)
-        _check(not (codes & _ONE).any() and codes.max() >> _ONE <= len(self.text))
+        _check(not (codes & _ONE).any() and codes.max() >> _ONE <= len(self.data))
         return (codes >> _ONE).view(np.int64), p
 
 
 def columns_reader(
-    schema: AvroSchema, wanted: Sequence[Wanted | None], row: type, *, within: Steps = (), op: Steps | None = None
+    schema: AvroSchema, wanted: Sequence[WantedMember | None], row: type, *, within: Steps = (), op: Steps | None = None
 ) -> Callable[[Sequence[bytes]], tuple[list[Any], list[Any]]]:
     """Return a function for reading many records. Each record starts with a schema id."""
-    maker = _Maker(schema, within)
+    builder = _StepBuilder(schema, within)
     wants = [(slot, each) for slot, each in enumerate(wanted) if each is not None]
     if op is not None:
-        wants.append((len(wanted), Wanted(op, "string")))
-    step = maker.taking(schema.parsed, (), wants)
+        wants.append((len(wanted), WantedMember(op, "string")))
+    step = builder.step_for(schema.parsed, (), wants)
 
     def read(raws: Sequence[bytes]) -> tuple[list[Any], list[Any]]:
         ends = np.cumsum(np.fromiter(map(len, raws), np.int64, len(raws)))
@@ -107,57 +107,57 @@ def columns_reader(
         rows = list(map(row, *columns))
         if op is None and not within:
             return rows, []
-        texts, there = by_slot.get(len(wanted), [None] * len(raws)), by_slot.get(_THERE, [True] * len(raws))
-        return rows, [text if is_there else None for text, is_there in zip(texts, there, strict=True)]
+        texts, has_row = by_slot.get(len(wanted), [None] * len(raws)), by_slot.get(_HAS_ROW, [True] * len(raws))
+        return rows, [text if exists else None for text, exists in zip(texts, has_row, strict=True)]
 
     return read
 
 
 def _check(fits: Any) -> None:
     if not fits:
-        raise BrokenError
+        raise MalformedError
 
 
-class _Maker:
+class _StepBuilder:
     def __init__(self, schema: AvroSchema, within: Steps) -> None:
         self._schema, self._within = schema, within
-        self._open: list[str] = []
-        self._steps = 0
+        self._open_records: list[str] = []
+        self._step_count = 0
 
-    def taking(self, written: Any, at: Steps, wants: Sequence[tuple[int, Wanted]]) -> Step:
-        self._steps += 1
-        if self._steps > _MOST_STEPS:
+    def step_for(self, written: Any, path: Steps, wants: Sequence[tuple[int, WantedMember]]) -> Step:
+        self._step_count += 1
+        if self._step_count > _MAX_STEPS:
             raise UnsupportedError("a large schema")
         node = self._schema.node(written)
-        here = [(slot, each) for slot, each in wants if each.steps == at]
+        leaves = [(slot, each) for slot, each in wants if each.steps == path]
         if node["type"] == "union":
-            if len(node["branches"]) > MOST_BRANCHES:
+            if len(node["branches"]) > MAX_BRANCHES:
                 raise UnsupportedError("a union of many types")
-            branches = [self.taking(branch, at, wants) for branch in node["branches"]]
+            branches = [self.step_for(branch, path, wants) for branch in node["branches"]]
             rows = [self._schema.node(branch)["type"] != "null" for branch in node["branches"]]
-            return partial(_union, branches, rows if at and at == self._within else None)
-        if here and node["type"] != "null":
-            return _leaf(node, *here[0])
+            return partial(_union, branches, rows if path and path == self._within else None)
+        if leaves and node["type"] != "null":
+            return _leaf(node, *leaves[0])
         if node["type"] in ("record", "error"):
-            return self._record(node, at, wants)
+            return self._record(node, path, wants)
         if wants and node["type"] != "null":
             raise UnsupportedError(f"a path leads through {node['type']}")
-        return _skipping(node)
+        return _skip_step(node)
 
-    def _record(self, node: Node, at: Steps, wants: Sequence[tuple[int, Wanted]]) -> Step:
+    def _record(self, node: Node, path: Steps, wants: Sequence[tuple[int, WantedMember]]) -> Step:
         name = str(node["name"])
-        if name in self._open:
+        if name in self._open_records:
             raise UnsupportedError(f"{name} holds itself")
-        self._open.append(name)
+        self._open_records.append(name)
         steps = []
         for field in node["fields"]:
-            inner = (*at, field["name"])
-            steps.append(self.taking(field["type"], inner, [w for w in wants if w[1].steps[: len(inner)] == inner]))
-        self._open.remove(name)
+            inner = (*path, field["name"])
+            steps.append(self.step_for(field["type"], inner, [w for w in wants if w[1].steps[: len(inner)] == inner]))
+        self._open_records.remove(name)
         return partial(_record, steps)
 
 
-def _record(steps: Sequence[Step], records: _Records, p: Places) -> tuple[Places, Columns]:
+def _record(steps: Sequence[Step], records: _Records, p: Positions) -> tuple[Positions, Columns]:
     columns: Columns = {}
     for step in steps:
         p, more = step(records, p)
@@ -166,31 +166,31 @@ def _record(steps: Sequence[Step], records: _Records, p: Places) -> tuple[Places
 
 
 def _union(
-    branches: Sequence[Step], rows: Sequence[bool] | None, records: _Records, p: Places
-) -> tuple[Places, Columns]:
-    indexes, p, number = records.at[p], p + 1, len(p)
+    branches: Sequence[Step], rows: Sequence[bool] | None, records: _Records, p: Positions
+) -> tuple[Positions, Columns]:
+    indexes, p, number = records.byte_array[p], p + 1, len(p)
     columns: Columns = {}
-    seen = 0
+    handled = 0
     for index, branch in enumerate(branches):
-        at = np.flatnonzero(indexes == 2 * index)
-        if not len(at):
+        matching = np.flatnonzero(indexes == 2 * index)
+        if not len(matching):
             continue
-        seen += len(at)
-        p[at], more = branch(records, p[at])
+        handled += len(matching)
+        p[matching], more = branch(records, p[matching])
         if rows is not None:
-            more[_THERE] = [rows[index]] * len(at)
-        if len(at) == number:
+            more[_HAS_ROW] = [rows[index]] * len(matching)
+        if len(matching) == number:
             return p, more
-        places = at.tolist()
+        positions = matching.tolist()
         for slot, values in more.items():
             column = columns.setdefault(slot, [None] * number)
-            for place, value in zip(places, values, strict=True):
-                column[place] = value
-    _check(seen == number)
+            for position, value in zip(positions, values, strict=True):
+                column[position] = value
+    _check(handled == number)
     return p, columns
 
 
-def _leaf(node: Node, slot: int, wanted: Wanted) -> Step:
+def _leaf(node: Node, slot: int, wanted: WantedMember) -> Step:
     kind = node["type"]
     match wanted.type, kind:
         case (("string" | "timestamp"), "string"):
@@ -210,40 +210,40 @@ def _leaf(node: Node, slot: int, wanted: Wanted) -> Step:
     raise UnsupportedError(f"{kind} as {wanted.type}")
 
 
-def _text(slot: int, records: _Records, p: Places) -> tuple[Places, Columns]:
+def _text(slot: int, records: _Records, p: Positions) -> tuple[Positions, Columns]:
     sizes, p = records.sizes(p)
-    after, text = p + sizes, records.text
+    after, text = p + sizes, records.data
     return after, {slot: [text[i:j].decode() for i, j in zip(p.tolist(), after.tolist(), strict=True)]}
 
 
-def _symbol(slot: int, symbols: Sequence[str], records: _Records, p: Places) -> tuple[Places, Columns]:
+def _symbol(slot: int, symbols: Sequence[str], records: _Records, p: Positions) -> tuple[Positions, Columns]:
     codes, p = records.unsigned(p)
     _check(not (codes & _ONE).any() and codes.max() >> _ONE < len(symbols))
     return p, {slot: [symbols[index] for index in (codes >> _ONE).tolist()]}
 
 
 def _number(
-    slot: int, kind: type[np.int64 | np.float64], factor: int, records: _Records, p: Places
-) -> tuple[Places, Columns]:
+    slot: int, kind: type[np.int64 | np.float64], factor: int, records: _Records, p: Positions
+) -> tuple[Positions, Columns]:
     numbers, p = records.signed(p)
     if factor != 1:
-        _check(numbers.min() >= -_MOST_DAYS and numbers.max() < _MOST_DAYS)
+        _check(numbers.min() >= -_MAX_DAYS and numbers.max() < _MAX_DAYS)
         numbers = numbers * factor
     return p, {slot: numbers.astype(kind).tolist()}
 
 
-def _float(slot: int, double: bool, records: _Records, p: Places) -> tuple[Places, Columns]:
+def _float(slot: int, double: bool, records: _Records, p: Positions) -> tuple[Positions, Columns]:
     numbers = records.doubles[p] if double else records.floats[p]
     return p + numbers.itemsize, {slot: numbers.tolist()}
 
 
-def _boolean(slot: int, records: _Records, p: Places) -> tuple[Places, Columns]:
-    flags = records.at[p]
+def _boolean(slot: int, records: _Records, p: Positions) -> tuple[Positions, Columns]:
+    flags = records.byte_array[p]
     _check(flags.max() < 2)
     return p + 1, {slot: (flags == 1).tolist()}
 
 
-def _decimal(slot: int, node: Node, factor: int, records: _Records, p: Places) -> tuple[Places, Columns]:
+def _decimal(slot: int, node: Node, factor: int, records: _Records, p: Positions) -> tuple[Positions, Columns]:
     if node["type"] == "fixed":
         sizes = np.full(len(p), int(node["size"]))
     else:
@@ -255,7 +255,7 @@ def _decimal(slot: int, node: Node, factor: int, records: _Records, p: Places) -
     return p + sizes, {slot: (unscaled * factor).tolist()}
 
 
-def _skipping(node: Node) -> Step:
+def _skip_step(node: Node) -> Step:
     match node["type"]:
         case "null":
             return lambda records, p: (p, {})
@@ -273,17 +273,17 @@ def _skipping(node: Node) -> Step:
     raise UnsupportedError(str(node["type"]))
 
 
-def _skip_boolean(records: _Records, p: Places) -> tuple[Places, Columns]:
-    _check(records.at[p].max() < 2)
+def _skip_boolean(records: _Records, p: Positions) -> tuple[Positions, Columns]:
+    _check(records.byte_array[p].max() < 2)
     return p + 1, {}
 
 
-def _skip_symbol(number: int, records: _Records, p: Places) -> tuple[Places, Columns]:
+def _skip_symbol(number: int, records: _Records, p: Positions) -> tuple[Positions, Columns]:
     codes, p = records.unsigned(p)
     _check(not (codes & _ONE).any() and codes.max() >> _ONE < number)
     return p, {}
 
 
-def _skip_bytes(records: _Records, p: Places) -> tuple[Places, Columns]:
+def _skip_bytes(records: _Records, p: Positions) -> tuple[Positions, Columns]:
     sizes, p = records.sizes(p)
     return p + sizes, {}

@@ -13,13 +13,13 @@ from tidemill_contract.decimals import DECIMAL
 from tidemill_contract.resource.paths import Steps
 from tidemill_contract.resource.source import FieldSpec
 from tidemill_processor.formats.registry import Schema
-from tidemill_processor.formats.times import retimed
+from tidemill_processor.formats.timestamp_fields import with_time_format
 
 Node = Mapping[str, Any]
 _MILLIS, _MICROS, _NANOS = "timestamp-millis", "timestamp-micros", "timestamp-nanos"
 _LOCAL = "local-"
 _TIMES = (_MILLIS, _MICROS, _NANOS, f"{_LOCAL}{_MILLIS}", f"{_LOCAL}{_MICROS}", f"{_LOCAL}{_NANOS}", "date")
-_COUNTS = {_MICROS: "us", _NANOS: "ns"}
+_EPOCH_UNITS = {_MICROS: "us", _NANOS: "ns"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class AvroSchema:
     named: Mapping[str, Any]
 
     @classmethod
-    def of(cls, schema: Schema) -> AvroSchema:
+    def parse(cls, schema: Schema) -> AvroSchema:
         """Parse a schema and the schemas to which it refers.
 
         Raises:
@@ -80,8 +80,8 @@ class AvroSchema:
         kinds = [branch for branch in map(self.node, branches) if branch["type"] != "null"]
         return kinds[0] if len(kinds) == 1 else None
 
-    def absent(self, steps: Steps) -> bool:
-        """Return True if no record of this schema can have a value at this path."""
+    def is_absent(self, steps: Steps) -> bool:
+        """Return whether no record of this schema can have a value at this path."""
         written = self.parsed
         for step in steps:
             record = self.record(written)
@@ -92,34 +92,34 @@ class AvroSchema:
                 return True
         return False
 
-    def unread(self, written: Any, paths: Sequence[Steps], at: Steps = ()) -> Steps | None:
+    def find_unread(self, written: Any, paths: Sequence[Steps], parent: Steps = ()) -> Steps | None:
         """Return the path of a member outside of `paths`, or None if `paths` covers all members."""
         record = self.record(written)
         for field in record["fields"] if record is not None else ():
-            steps = (*at, field["name"])
+            steps = (*parent, field["name"])
             if steps in paths:
                 continue
             if not any(path[: len(steps)] == steps for path in paths):
                 return steps
-            nested = self.unread(field["type"], paths, steps)
+            nested = self.find_unread(field["type"], paths, steps)
             if nested is not None:
                 return nested
         return None
 
 
-def written_as(field: FieldSpec, node: Node | None) -> FieldSpec:
+def with_json_format(field: FieldSpec, node: Node | None) -> FieldSpec:
     """Return a copy of a timestamp field. Its `format` suits the Avro type, such as `ns` for nanoseconds."""
     kind = "" if node is None else str(node.get("logicalType", ""))
     if field.type != "timestamp" or kind not in _TIMES:
         return field
     if kind.endswith(_NANOS):
-        return retimed(field, "ns", None)
+        return with_time_format(field, "ns", None)
     if kind.startswith(_LOCAL) or kind == "date":
-        return retimed(field, "rfc3339", field.zone or "UTC")
-    return retimed(field, None, None)
+        return with_time_format(field, "rfc3339", field.zone or "UTC")
+    return with_time_format(field, None, None)
 
 
-def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
+def with_epoch_format(field: FieldSpec, node: Node | None) -> FieldSpec | None:
     """Return a copy of a timestamp field. Its `format` is what generated code reads.
 
     Return None if generated code cannot read the Avro type.
@@ -129,10 +129,10 @@ def counted_as(field: FieldSpec, node: Node | None) -> FieldSpec | None:
         return field
     if (kind == "date" or kind.startswith(_LOCAL)) and field.zone not in (None, "UTC"):
         return None
-    return retimed(field, _COUNTS.get(kind.removeprefix(_LOCAL)), None)
+    return with_time_format(field, _EPOCH_UNITS.get(kind.removeprefix(_LOCAL)), None)
 
 
-FITTING: Mapping[str, tuple[str, ...]] = {
+READABLE_TYPES: Mapping[str, tuple[str, ...]] = {
     "string": ("string", "enum"),
     "integer": ("int", "long"),
     "number": ("double", "float", "int", "long"),
@@ -142,12 +142,12 @@ FITTING: Mapping[str, tuple[str, ...]] = {
 """The Avro types that generated code can read, for each field type of the spec."""
 
 
-def fits(field: FieldSpec, node: Node) -> bool:
+def is_readable(field: FieldSpec, node: Node) -> bool:
     """Return whether generated code can read values of this Avro type for a field."""
     logical = node.get("logicalType")
     if field.type == DECIMAL:
         return logical == "decimal" and int(node.get("scale", 0)) <= (field.scale or 0)
-    if node["type"] not in FITTING.get(field.type, ()):
+    if node["type"] not in READABLE_TYPES.get(field.type, ()):
         return False
     if field.type == "timestamp":
         return logical is None or logical in _TIMES

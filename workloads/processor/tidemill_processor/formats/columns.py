@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from tidemill_contract.expressions.values import one_zero
+from tidemill_contract.expressions.values import replace_negative_zero
 
 
 def as_column(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
@@ -15,5 +15,5 @@ def as_column(name: str, values: Sequence[Any], dtype: Any) -> pl.Series:
     stored = pl.Int64 if isinstance(dtype, pl.Datetime) else dtype
     column = pl.Series(name, values, dtype=stored)
     if dtype == pl.Float64:
-        column = one_zero(column)
+        column = replace_negative_zero(column)
     return column.cast(dtype) if stored != dtype else column

@@ -32,8 +32,8 @@ TIMESTAMP = "google.protobuf.Timestamp"
 _WRAPPERS = {f"google.protobuf.{name}Value" for name in (
     "Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes",
 )}  # fmt: skip
-_TEXTS = {TIMESTAMP, "google.protobuf.Duration", "google.protobuf.FieldMask"}
-_KNOWN = (
+_TEXT_TYPES = {TIMESTAMP, "google.protobuf.Duration", "google.protobuf.FieldMask"}
+_STANDARD_FILES = (
     any_pb2, duration_pb2, empty_pb2, field_mask_pb2, struct_pb2, timestamp_pb2, wrappers_pb2,
 )  # fmt: skip
 """Standard .proto files. Serializers do not register these files in the schema registry."""
@@ -49,7 +49,7 @@ class ProtobufSchema:
             ValueError: a file is not a descriptor, or is missing.
         """
         pool = descriptor_pool.DescriptorPool()
-        for module in _KNOWN:
+        for module in _STANDARD_FILES:
             pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
         try:
             for name, text in zip(schema.names, schema.references, strict=True):
@@ -94,28 +94,28 @@ def indexes_of(raw: bytes, start: int) -> tuple[tuple[int, ...], int]:
         IndexError: the record ends before the message begins.
         ValueError: the bytes are not message indexes.
     """
-    count, at = _varint(raw, start)
+    count, position = _varint(raw, start)
     if count == 0:
-        return (0,), at
+        return (0,), position
     if not 0 < count <= 32:
         raise ValueError(f"{count} message indexes")
     indexes = []
     for _ in range(count):
-        index, at = _varint(raw, at)
+        index, position = _varint(raw, position)
         if index < 0:
             raise ValueError("a negative message index")
         indexes.append(index)
-    return tuple(indexes), at
+    return tuple(indexes), position
 
 
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
+def _varint(raw: bytes, position: int) -> tuple[int, int]:
     number, shift = 0, 0
     while True:
-        byte = raw[at]
-        at += 1
+        byte = raw[position]
+        position += 1
         number |= (byte & 127) << shift
         if byte < 128:
-            return (number >> 1) ^ -(number & 1), at
+            return (number >> 1) ^ -(number & 1), position
         shift += 7
         if shift > 63:
             raise ValueError("a message index beyond 64 bits")
@@ -139,8 +139,8 @@ def member(descriptor: Descriptor, steps: Steps) -> FieldDescriptor | None:
     return field
 
 
-def absent(descriptor: Descriptor, steps: Steps) -> bool:
-    """Return True if no message of this type can have a value at this path."""
+def is_absent(descriptor: Descriptor, steps: Steps) -> bool:
+    """Return whether no message of this type can have a value at this path."""
     inner: Descriptor | None = descriptor
     for step in steps:
         if inner is None or not isinstance(step, str):
@@ -152,16 +152,16 @@ def absent(descriptor: Descriptor, steps: Steps) -> bool:
     return False
 
 
-def unread(descriptor: Descriptor, paths: Sequence[Steps], at: Steps = ()) -> Steps | None:
+def find_unread(descriptor: Descriptor, paths: Sequence[Steps], parent: Steps = ()) -> Steps | None:
     """Return the path of a member outside of `paths`, or None if `paths` covers all members."""
     for field in descriptor.fields:
-        steps = (*at, field.name)
+        steps = (*parent, field.name)
         if steps in paths:
             continue
         if not any(path[: len(steps)] == steps for path in paths):
             return steps
         if field.message_type is not None and not field.is_repeated:
-            nested = unread(field.message_type, paths, steps)
+            nested = find_unread(field.message_type, paths, steps)
             if nested is not None:
                 return nested
     return None
@@ -174,24 +174,24 @@ def value_of(message: Message, field: FieldDescriptor) -> Any:
     return getattr(message, field.name)
 
 
-def plain(value: Any, field: FieldDescriptor, *, single: bool = False) -> Any:
+def json_value(value: Any, field: FieldDescriptor, *, single: bool = False) -> Any:
     """Return a member's value as in JSON. If `single` is true, the value is one item of a repeated member."""
     if value is None:
         return None
     if is_map(field) and not single:
         entry = field.message_type.fields_by_name["value"]
-        return {str(key): plain(value[key], entry) for key in value}
+        return {str(key): json_value(value[key], entry) for key in value}
     if field.is_repeated and not single:
-        return [plain(item, field, single=True) for item in value]
+        return [json_value(item, field, single=True) for item in value]
     if field.message_type is not None:
-        return _of_message(value)
+        return _message_json(value)
     if field.enum_type is not None:
         named = field.enum_type.values_by_number.get(value)
         return value if named is None else named.name
     return value
 
 
-def _moment(message: Any) -> str | int:
+def _timestamp_json(message: Any) -> str | int:
     """Return an out-of-range Timestamp as RFC 3339 text if possible, or else as epoch milliseconds."""
     micros = message.seconds * 10**6 + message.nanos // 1000
     try:
@@ -200,15 +200,15 @@ def _moment(message: Any) -> str | int:
         return int(micros // 1000)
 
 
-def _of_message(message: Message) -> Any:
+def _message_json(message: Message) -> Any:
     name = message.DESCRIPTOR.full_name
-    if name in _TEXTS:
+    if name in _TEXT_TYPES:
         try:
             return message.ToJsonString()
         except ValueError:
             if name != TIMESTAMP:
                 raise
-            return _moment(message)
+            return _timestamp_json(message)
     if name in _WRAPPERS:
         return message.value
     return json_format.MessageToDict(message, preserving_proto_field_name=True)

@@ -13,11 +13,11 @@ from tidemill_processor.formats.schema_reader import SchemaReader
 
 def registry_of(spec: PipelineSpec, settings: WorkloadSettings) -> Registry | None:
     """Return the client of a pipeline's schema registry, or None if the format needs no registry."""
-    written = spec.source.written
-    if written.registry is None or written.type not in WITH_SCHEMAS:
+    record_format = spec.source.record_format
+    if record_format.registry is None or record_format.type not in WITH_SCHEMAS:
         return None
-    form = "serialized" if written.type == "protobuf" else None
-    return Registry(written.registry, settings.registry_dir, form=form)
+    form = "serialized" if record_format.type == "protobuf" else None
+    return Registry(record_format.registry, settings.registry_dir, form=form)
 
 
 def schema_reader(
@@ -25,7 +25,7 @@ def schema_reader(
 ) -> SchemaReader:
     """Return the reader for records with schemas. `SchemaReader` documents the arguments."""
     # Import lazily, because pipelines with other formats need neither fastavro nor Protobuf.
-    if spec.source.written.type == "protobuf":
+    if spec.source.record_format.type == "protobuf":
         from tidemill_processor.formats.protobuf import ProtobufReader
 
         return ProtobufReader(spec, registry, exact=exact, needed=needed)

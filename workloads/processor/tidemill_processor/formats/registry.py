@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ASK_SECONDS = 3.0
+REQUEST_SECONDS = 3.0
 """The timeout in seconds of a request to the schema registry."""
-TURN_SECONDS = 5.0
+ROUND_SECONDS = 5.0
 """The time limit in seconds for all requests to the registry in one round of the loop."""
-_MOST_UNKNOWN = 10_000
+_MAX_UNKNOWN = 10_000
 _UNKNOWN_SECONDS = 10.0
 """An unknown schema id is requested again after this many seconds."""
 _NOT_FOUND = 40403
-_MOST_REFERENCES = 100
+_MAX_REFERENCES = 100
 USERNAME, PASSWORD, CA, CERTIFICATE, KEY = "username", "password", "ca.crt", "tls.crt", "tls.key"
 """The optional keys of the Secret. The names follow Kubernetes' Secret types `basic-auth` and `tls`."""
 
@@ -53,7 +53,7 @@ class UnknownSchemaError(Exception):
     """Raised if the registry does not have a schema."""
 
 
-class RegistryAwayError(Exception):
+class RegistryUnavailableError(Exception):
     """Raised if the registry does not answer, or answers with an error."""
 
 
@@ -71,69 +71,69 @@ class Registry:
         self._url, self._folder, self._form = spec.url, folder, form
         self._lock = threading.Lock()
         self._client: tuple[Any, SchemaRegistryClient] | None = None
-        self._known: dict[int, Schema] = {}
-        self._unknown: dict[int, float] = {}
+        self._schemas: dict[int, Schema] = {}
+        self._unknown_since: dict[int, float] = {}
         self._missing: set[int] = set()
-        self._spent, self._limited = 0.0, False
+        self._spent_seconds, self._limited = 0.0, False
         self.error = ""
 
-    def begin_turn(self) -> None:
-        """Limit the total time of the next requests to TURN_SECONDS."""
-        self._spent, self._limited = 0.0, True
+    def begin_round(self) -> None:
+        """Limit the total time of the next requests to ROUND_SECONDS."""
+        self._spent_seconds, self._limited = 0.0, True
 
-    def schema(self, number: int) -> Schema:
+    def schema(self, schema_id: int) -> Schema:
         """Return the schema with this id.
 
         Raises:
             UnknownSchemaError: the registry does not have the schema.
-            RegistryAwayError: the registry does not answer, or requests have used up the time limit.
+            RegistryUnavailableError: the registry does not answer, or requests have used up the time limit.
         """
-        cached = self._known.get(number)
+        cached = self._schemas.get(schema_id)
         if cached is not None:
             return cached
         with self._lock:
-            asked_at = self._unknown.get(number)
-            if asked_at is not None and time.monotonic() - asked_at < _UNKNOWN_SECONDS:
-                raise UnknownSchemaError(self._says_unknown(number))
+            unknown_since = self._unknown_since.get(schema_id)
+            if unknown_since is not None and time.monotonic() - unknown_since < _UNKNOWN_SECONDS:
+                raise UnknownSchemaError(self._unknown_message(schema_id))
             if self.error:
-                self._missing.add(number)
-                raise RegistryAwayError(self.error)
-            if self._limited and self._spent >= TURN_SECONDS:
-                raise RegistryAwayError("reading unknown schemas takes too long")
+                self._missing.add(schema_id)
+                raise RegistryUnavailableError(self.error)
+            if self._limited and self._spent_seconds >= ROUND_SECONDS:
+                raise RegistryUnavailableError("reading unknown schemas takes too long")
             began = time.monotonic()
             try:
-                return self._fetch(number)
+                return self._fetch(schema_id)
             finally:
-                self._spent += time.monotonic() - began
+                self._spent_seconds += time.monotonic() - began
 
-    def away(self, numbers: Iterable[int]) -> frozenset[int]:
+    def find_unavailable(self, schema_ids: Iterable[int]) -> frozenset[int]:
         """Return the ids of schemas that cannot be read now, because the registry does not answer."""
         unavailable = set()
-        for number in numbers:
+        for schema_id in schema_ids:
             try:
-                self.schema(number)
-            except RegistryAwayError:
-                unavailable.add(number)
+                self.schema(schema_id)
+            except RegistryUnavailableError:
+                unavailable.add(schema_id)
             except UnknownSchemaError:
                 pass
         return frozenset(unavailable)
 
     @property
-    def missing(self) -> bool:
+    def has_missing(self) -> bool:
         """Whether records are waiting for schemas."""
         return bool(self._missing)
 
-    def look(self) -> None:
+    def fetch_missing(self) -> None:
         """Request the missing schemas.
 
         Raises:
-            RegistryAwayError: the registry does not answer.
+            RegistryUnavailableError: the registry does not answer.
         """
         with self._lock:
-            for number in list(self._missing):
+            for schema_id in list(self._missing):
                 with suppress(UnknownSchemaError):
-                    self._fetch(number)
-                self._missing.discard(number)
+                    self._fetch(schema_id)
+                self._missing.discard(schema_id)
             if self.error:
                 log.warning("registry: answers again")
                 self.error = ""
@@ -144,57 +144,57 @@ class Registry:
             self._client[1].__exit__()
             self._client = None
 
-    def _fetch(self, number: int) -> Schema:
+    def _fetch(self, schema_id: int) -> Schema:
         from confluent_kafka.schema_registry.error import SchemaRegistryError
 
         try:
-            client = self._connected()
-            registered = client.get_schema(number, fmt=self._form)
-            referred = list(self._referred(client, registered))
+            client = self._current_client()
+            registered = client.get_schema(schema_id, fmt=self._form)
+            references = list(self._read_references(client, registered))
         except SchemaRegistryError as error:
             if error.error_code == _NOT_FOUND:
-                if len(self._unknown) >= _MOST_UNKNOWN:
-                    self._unknown.clear()
-                self._unknown[number] = time.monotonic()
-                raise UnknownSchemaError(self._says_unknown(number)) from None
-            raise self._lost(number, f"HTTP {error.http_status_code}: {error.error_message}") from None
+                if len(self._unknown_since) >= _MAX_UNKNOWN:
+                    self._unknown_since.clear()
+                self._unknown_since[schema_id] = time.monotonic()
+                raise UnknownSchemaError(self._unknown_message(schema_id)) from None
+            raise self._record_failure(schema_id, f"HTTP {error.http_status_code}: {error.error_message}") from None
         except Exception as error:  # HTTP, TLS and proxies can cause many kinds of errors.
-            raise self._lost(number, f"{type(error).__name__}: {error}") from None
-        names = tuple(name for name, _ in referred)
+            raise self._record_failure(schema_id, f"{type(error).__name__}: {error}") from None
+        names = tuple(name for name, _ in references)
         schema = Schema(
-            registered.schema_str or "", registered.schema_type or "AVRO", tuple(text for _, text in referred), names
+            registered.schema_str or "", registered.schema_type or "AVRO", tuple(text for _, text in references), names
         )
-        self._known[number] = schema
+        self._schemas[schema_id] = schema
         return schema
 
-    def _referred(self, client: SchemaRegistryClient, schema: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
+    def _read_references(self, client: SchemaRegistryClient, schema: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
         for reference in schema.references or ():
-            if depth > _MOST_REFERENCES:
+            if depth > _MAX_REFERENCES:
                 raise ValueError("the references between schemas form a circle")
             version = client.get_version(reference.subject, reference.version, fmt=self._form).schema
-            yield from self._referred(client, version, depth + 1)
+            yield from self._read_references(client, version, depth + 1)
             yield reference.name, version.schema_str or ""
 
-    def _lost(self, number: int, error: str) -> RegistryAwayError:
-        self._missing.add(number)
+    def _record_failure(self, schema_id: int, error: str) -> RegistryUnavailableError:
+        self._missing.add(schema_id)
         self.close()
         text = f"{self._url}: {error}"
         if text != self.error:
             log.warning("registry: %s", text)
         self.error = text
-        return RegistryAwayError(text)
+        return RegistryUnavailableError(text)
 
-    def _says_unknown(self, number: int) -> str:
-        return f"the registry {self._url} has no schema {number}"
+    def _unknown_message(self, schema_id: int) -> str:
+        return f"the registry {self._url} has no schema {schema_id}"
 
-    def _connected(self) -> SchemaRegistryClient:
+    def _current_client(self) -> SchemaRegistryClient:
         # Import lazily, because the import takes a second.
         from confluent_kafka.schema_registry import SchemaRegistryClient
 
         credentials = self._credentials()
         if self._client is None or self._client[0] != credentials:
             self.close()
-            settings = {"url": self._url, "timeout": ASK_SECONDS, "max.retries": 0, **credentials}
+            settings = {"url": self._url, "timeout": REQUEST_SECONDS, "max.retries": 0, **credentials}
             self._client = credentials, SchemaRegistryClient(settings)
         return self._client[1]
 

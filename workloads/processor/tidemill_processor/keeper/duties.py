@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import psycopg
 
-from tidemill_contract.tables import failing
+from tidemill_contract.tables import failures
 from tidemill_processor import metrics
-from tidemill_processor.blame import is_fault, reason
+from tidemill_processor.errors import error_text, is_permanent
 from tidemill_processor.publish.producer import PublishFailed
 
 log = logging.getLogger(__name__)
@@ -24,9 +24,9 @@ KINDS: tuple[Kind, ...] = (
 )  # fmt: skip
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = {True: 30.0, False: 4.0}
-"""The maximum pause in seconds before a retry, by `Trouble.fault`."""
+"""The maximum pause in seconds before a retry, by `DutyFailure.permanent`."""
 REPORTED_AFTER_SECONDS = 60.0
-"""If `Trouble.fault` is false, `Trials` writes the failure to `_held_up` after this many seconds."""
+"""If `DutyFailure.permanent` is false, `DutyRunner` writes the failure to `_held_up` after this many seconds."""
 
 
 @dataclass(frozen=True)
@@ -38,43 +38,43 @@ class Duty:
     version: int = 0
 
 
-Attempt = Callable[[psycopg.Connection[Any], Duty, Callable[[], int]], int]
-"""A function that runs a task: `at_once` or `Trials.run`."""
+RunDuty = Callable[[psycopg.Connection[Any], Duty, Callable[[], int]], int]
+"""A function that runs a task: `run_directly` or `DutyRunner.run`."""
 
 
-def at_once(connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
+def run_directly(connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
     """Run a task, and let errors propagate."""
     return work()
 
 
 @dataclass(frozen=True)
-class Trouble:
+class DutyFailure:
     """The current failure of a task.
 
     Attributes:
-        fault: True if data or code causes the failure, False if a server or a lock does.
+        permanent: True if data or code causes the failure, False if a server or a lock does.
         kafka: whether Kafka is the cause.
         since: the time of the first failure (monotonic seconds).
-        again_at: the time of the next attempt (monotonic seconds).
+        retry_at: the time of the next attempt (monotonic seconds).
         reported: whether the failure was written to `_held_up`.
     """
 
     reason: str
-    fault: bool
+    permanent: bool
     kafka: bool
     since: float
     tries: int
-    again_at: float
+    retry_at: float
     reported: bool
 
 
-class Trials:
+class DutyRunner:
     """Runs tasks, and retries failed tasks after growing pauses."""
 
     def __init__(self, schema: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._schema, self._clock = schema, clock
         self._lock = threading.Lock()
-        self._troubles: dict[Duty, Trouble] = {}
+        self._failures: dict[Duty, DutyFailure] = {}
         self._cleared: set[Duty] = set()
         for kind in KINDS:
             metrics.HELD_UP.labels(duty=kind).set(0)
@@ -82,66 +82,68 @@ class Trials:
             metrics.WINDOWS_SKIPPED.labels(duty=kind)
 
     @property
-    def troubles(self) -> Mapping[Duty, Trouble]:
+    def failures(self) -> Mapping[Duty, DutyFailure]:
         """The current failures, by task."""
         with self._lock:
-            return dict(self._troubles)
+            return dict(self._failures)
 
-    def trouble(self, duty: Duty) -> Trouble | None:
+    def failure(self, duty: Duty) -> DutyFailure | None:
         """Return the current failure of a task, or None."""
-        return self._troubles.get(duty)
+        return self._failures.get(duty)
 
-    def run(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
+    def run(self, connection: psycopg.Connection[Any], duty: Duty, task: Callable[[], int]) -> int:
         """Run a task, and return the result. If the task fails or waits for a retry, return 0.
 
         Raises:
             psycopg.Error: the connection is closed.
         """
-        trouble = self._troubles.get(duty)
-        if trouble is not None and self._clock() < trouble.again_at:
+        failure = self._failures.get(duty)
+        if failure is not None and self._clock() < failure.retry_at:
             return 0
         try:
-            answer = work()
+            result = task()
         except Exception as error:
             if connection.closed:
                 raise
-            self._fails(connection, duty, error)
+            self._record_failure(connection, duty, error)
             return 0
-        if trouble is not None or duty not in self._cleared:
-            self._works(connection, duty)
-        return answer
+        if failure is not None or duty not in self._cleared:
+            self._record_success(connection, duty)
+        return result
 
-    def _fails(self, connection: psycopg.Connection[Any], duty: Duty, error: Exception) -> None:
-        now, text, fault = self._clock(), reason(error), is_fault(error)
-        previous = self._troubles.get(duty)
+    def _record_failure(self, connection: psycopg.Connection[Any], duty: Duty, error: Exception) -> None:
+        now, text, permanent = self._clock(), error_text(error), is_permanent(error)
+        previous = self._failures.get(duty)
         tries, since = (previous.tries + 1, previous.since) if previous else (1, now)
-        wait = min(MAX_BACKOFF_SECONDS[fault], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
-        reported = fault or now - since >= REPORTED_AFTER_SECONDS or (previous is not None and previous.reported)
+        wait = min(MAX_BACKOFF_SECONDS[permanent], FIRST_BACKOFF_SECONDS * 2 ** min(tries - 1, 10))
+        reported = permanent or now - since >= REPORTED_AFTER_SECONDS or (previous is not None and previous.reported)
         if previous is None or previous.reason != text:
-            # Log a traceback for a fault in data or code. An error from Postgres needs no traceback.
+            # Log a traceback if data or code is the cause. An error from Postgres needs no traceback.
             log.warning(
                 "%s of %s: %s; retry in %.1f s", duty.kind, duty.aggregation or "the pipeline", text, wait,
-                exc_info=fault and not isinstance(error, psycopg.Error),
+                exc_info=permanent and not isinstance(error, psycopg.Error),
             )  # fmt: skip
-        trouble = Trouble(text, fault, isinstance(error, PublishFailed), since, tries, now + wait, reported)
+        failure = DutyFailure(text, permanent, isinstance(error, PublishFailed), since, tries, now + wait, reported)
         with self._lock:
-            self._troubles[duty] = trouble
+            self._failures[duty] = failure
         self._count(duty)
         metrics.KEEPER_FAILURES.labels(duty=duty.kind).inc()
         if reported:
-            self._write(connection, failing.hold_up(self._schema), (duty.aggregation, duty.version, duty.kind, text))
+            self._write(
+                connection, failures.record_held_up(self._schema), (duty.aggregation, duty.version, duty.kind, text)
+            )
 
-    def _works(self, connection: psycopg.Connection[Any], duty: Duty) -> None:
+    def _record_success(self, connection: psycopg.Connection[Any], duty: Duty) -> None:
         with self._lock:
-            trouble = self._troubles.pop(duty, None)
-        if trouble is not None:
+            failure = self._failures.pop(duty, None)
+        if failure is not None:
             self._count(duty)
             log.info("%s of %s works again", duty.kind, duty.aggregation or "the pipeline")
         self._cleared.add(duty)
-        self._write(connection, failing.go_on(self._schema), (duty.aggregation, duty.version, duty.kind))
+        self._write(connection, failures.clear_held_up(self._schema), (duty.aggregation, duty.version, duty.kind))
 
     def _count(self, duty: Duty) -> None:
-        failing = sum(other.kind == duty.kind for other in self._troubles)
+        failing = sum(other.kind == duty.kind for other in self._failures)
         metrics.HELD_UP.labels(duty=duty.kind).set(failing)
 
     def _write(self, connection: psycopg.Connection[Any], text: str, values: tuple[Any, ...]) -> None:
@@ -150,4 +152,4 @@ class Trials:
         except psycopg.Error as error:
             if connection.closed:
                 raise
-            log.warning("%s.%s: %s", self._schema, failing.HELD_UP.name, reason(error))
+            log.warning("%s.%s: %s", self._schema, failures.HELD_UP.name, error_text(error))

@@ -18,20 +18,20 @@ import redis
 
 from tidemill_chassis.resilience.config import BreakerOpen
 from tidemill_processor import metrics
-from tidemill_processor.blame import reason
 from tidemill_processor.detect.scanning import Scanner
-from tidemill_processor.keeper.duties import Duty, Trials
-from tidemill_processor.keeper.forgetting import MOST, Forgetter
-from tidemill_processor.keeper.lookup_notes import LookupNotes
-from tidemill_processor.keeper.quotas import Report
-from tidemill_processor.publish.live import Live
+from tidemill_processor.errors import error_text
+from tidemill_processor.keeper.duties import Duty, DutyRunner
+from tidemill_processor.keeper.event_id_cleanup import MAX_DELETED_IDS, EventIdCleaner
+from tidemill_processor.keeper.lookup_failures import LookupFailureWriter
+from tidemill_processor.keeper.quotas import QuotaReport
+from tidemill_processor.publish.live import LiveSender
 from tidemill_processor.publish.publisher import Publisher
 from tidemill_processor.time.closing import Clock, Closer
 
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 2.0
-HELD_SECONDS = 0.2
+WAIT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Duties:
     closer: Closer
     scanners: list[Scanner]
     publisher: Publisher
-    live: Live | None
-    report: Report
-    lookup_notes: LookupNotes | None = None
-    forgetter: Forgetter | None = None
+    live: LiveSender | None
+    quota_report: QuotaReport
+    lookup_failure_writer: LookupFailureWriter | None = None
+    event_id_cleaner: EventIdCleaner | None = None
 
 
 class Keeper(threading.Thread):
@@ -53,34 +53,34 @@ class Keeper(threading.Thread):
     Attributes:
         error: why the last pass failed, or an empty string.
         database_error: why the last pass failed if Postgres is the cause, or else an empty string.
-        held: a function that returns true while the keeper must wait, because Postgres does not answer.
+        must_wait: a function that returns true while the keeper must wait, because Postgres does not answer.
     """
 
     def __init__(
         self,
         connect: Callable[[], psycopg.Connection[Any]],
         duties: Callable[[psycopg.Connection[Any]], Duties],
-        trials: Trials,
+        runner: DutyRunner,
         interval_seconds: float,
     ) -> None:
         super().__init__(name="keeper", daemon=True)
         self._connect = connect
         self._duties = duties
-        self.trials = trials
+        self.runner = runner
         self._interval = interval_seconds
         self._stopping = threading.Event()
         self.clock: Clock | None = None
-        self._passed_at = time.monotonic()
+        self._progressed_at = time.monotonic()
         self.redis_error = ""
         self.error = self.database_error = ""
-        self.held: Callable[[], bool] = lambda: False
-        self._serving: psycopg.Connection[Any] | None = None
+        self.must_wait: Callable[[], bool] = lambda: False
+        self._connection: psycopg.Connection[Any] | None = None
         self._backoff = FIRST_BACKOFF_SECONDS
 
     @property
     def alive_at(self) -> float:
         """When the keeper last completed a task or got an answer from Postgres (monotonic seconds)."""
-        return max(self._passed_at, getattr(self._serving, "heard_at", 0.0))
+        return max(self._progressed_at, getattr(self._connection, "heard_at", 0.0))
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
         """Finish the current pass and end the thread."""
@@ -91,70 +91,70 @@ class Keeper(threading.Thread):
         # Set the metric before the first pass. So an alert fires even if no pass ever completes.
         metrics.KEEPER_PASSED.set_to_current_time()
         while not self._stopping.is_set():
-            if self.held():
-                self._passed_at = time.monotonic()
-                self._stopping.wait(HELD_SECONDS)
+            if self.must_wait():
+                self._progressed_at = time.monotonic()
+                self._stopping.wait(WAIT_SECONDS)
                 continue
             try:
                 with self._connect() as connection:
-                    self._serving = connection
+                    self._connection = connection
                     self._serve(connection)
             except Exception as error:
-                self.error = reason(error)
+                self.error = error_text(error)
                 self.database_error = self.error if isinstance(error, psycopg.OperationalError | OSError) else ""
                 log.warning(
                     "keeper: %s; retry in %.1f s", self.error, self._backoff,
                     exc_info=not isinstance(error, psycopg.Error | OSError | LookupError),
                 )  # fmt: skip
-                self._serving, self._passed_at = None, time.monotonic()
+                self._connection, self._progressed_at = None, time.monotonic()
                 self._stopping.wait(self._backoff)
                 self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
 
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
         duties = self._duties(connection)
         while not self._stopping.is_set():
-            busy = self._pass(connection, duties)
+            busy = self._run_pass(connection, duties)
             self.error, self.database_error, self._backoff = "", "", FIRST_BACKOFF_SECONDS
             if not busy:
                 self._stopping.wait(self._interval)
 
-    def _pass(self, connection: psycopg.Connection[Any], duties: Duties) -> bool:
-        clock = self.clock = duties.closer.run(connection, self._try)
-        self._passed_at = time.monotonic()
+    def _run_pass(self, connection: psycopg.Connection[Any], duties: Duties) -> bool:
+        clock = self.clock = duties.closer.run(connection, self._run_duty)
+        self._progressed_at = time.monotonic()
         if clock.watermark is not None:
             metrics.WATERMARK_TIMESTAMP.set(clock.watermark / 1000)
         if clock.newly_closed:
             metrics.CLOSINGS.inc(len(clock.newly_closed))
-        duties.report.run(connection)
-        if duties.lookup_notes is not None:
-            duties.lookup_notes.run(connection)
-        self._feed(connection, duties, clock)
+        duties.quota_report.run(connection)
+        if duties.lookup_failure_writer is not None:
+            duties.lookup_failure_writer.run(connection)
+        self._send_live_changes(connection, duties, clock)
         for duty, work in _scans(connection, duties, clock):
-            self._try(connection, duty, work)
+            self._run_duty(connection, duty, work)
         published, results_fail = 0, False
-        for duty, work in duties.publisher.duties(connection, clock.closed):
+        for duty, work in duties.publisher.duties(connection, clock.closed_until):
             # If publishing to Kafka fails for one aggregation, skip the other aggregations in the same pass.
             if results_fail and duty.aggregation:
                 continue
-            published += self._try(connection, duty, work)
-            trouble = self.trials.trouble(duty)
-            results_fail |= bool(duty.aggregation and trouble and trouble.kafka)
-        forgotten = 0
-        if duties.forgetter is not None:
-            forgotten = self._try(connection, Duty("forget"), partial(duties.forgetter.run, connection))
+            published += self._run_duty(connection, duty, work)
+            failure = self.runner.failure(duty)
+            results_fail |= bool(duty.aggregation and failure and failure.kafka)
+        deleted_ids = 0
+        if duties.event_id_cleaner is not None:
+            deleted_ids = self._run_duty(connection, Duty("forget"), partial(duties.event_id_cleaner.run, connection))
         metrics.KEEPER_PASSED.set_to_current_time()
-        return published > 0 or forgotten >= MOST
+        return published > 0 or deleted_ids >= MAX_DELETED_IDS
 
-    def _try(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
-        answer = self.trials.run(connection, duty, work)
-        self._passed_at = time.monotonic()
-        return answer
+    def _run_duty(self, connection: psycopg.Connection[Any], duty: Duty, work: Callable[[], int]) -> int:
+        result = self.runner.run(connection, duty, work)
+        self._progressed_at = time.monotonic()
+        return result
 
-    def _feed(self, connection: psycopg.Connection[Any], duties: Duties, clock: Clock) -> None:
+    def _send_live_changes(self, connection: psycopg.Connection[Any], duties: Duties, clock: Clock) -> None:
         if duties.live is None:
             return
         try:
-            duties.live.run(connection, clock, self._try)
+            duties.live.run(connection, clock, self._run_duty)
             self.redis_error = ""
         except (redis.RedisError, BreakerOpen, OSError) as error:
             if not self.redis_error:
@@ -166,7 +166,7 @@ def _scans(
     connection: psycopg.Connection[Any], duties: Duties, clock: Clock
 ) -> Iterator[tuple[Duty, Callable[[], int]]]:
     for scanner in duties.scanners:
-        until, name, version = clock.closed.get(scanner.store.name), scanner.store.name, scanner.store.version
+        until, name, version = clock.closed_until.get(scanner.store.name), scanner.store.name, scanner.store.version
         if until is None:
             continue
         if scanner.store.layout.reopen_ms is not None:

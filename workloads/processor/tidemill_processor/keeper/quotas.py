@@ -14,11 +14,11 @@ from typing import Any
 import psycopg
 
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_contract.tables import kept as kept_rows
-from tidemill_contract.tables.kept import QUERY, quota_of, read, told
+from tidemill_contract.tables import quotas as quota_sql
+from tidemill_contract.tables.quotas import USAGE_QUERY, quota_message, quota_of, read_usage
 from tidemill_processor import metrics
 from tidemill_processor.database import Database
-from tidemill_processor.letters import DeadLetter
+from tidemill_processor.dead_letters import DeadLetter
 
 MAX_BATCH_VALUES = 16 * 1024 * 1024
 """The maximum size in bytes of all values in a batch's dead letters."""
@@ -31,7 +31,7 @@ REPORT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Fit:
+class QuotaFit:
     """The dead letters of a batch that fit into the quota.
 
     Attributes:
@@ -47,7 +47,7 @@ class Fit:
     full: bool = False
 
 
-def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
+def fit_into_quota(letters: Iterable[DeadLetter], room: int, spare: int) -> QuotaFit:
     """Choose which dead letters to store.
 
     Args:
@@ -55,7 +55,7 @@ def fit(letters: Iterable[DeadLetter], room: int, spare: int) -> Fit:
         room: the remaining quota in bytes.
         spare: the bytes beyond `room` for dead letters that are stored without their values.
     """
-    fitted = Fit()
+    fitted = QuotaFit()
     values, full = MAX_BATCH_VALUES, False
     for letter in letters:
         size, value = _size(letter), len(letter.value or b"")
@@ -85,14 +85,14 @@ def _bare(letter: DeadLetter, *, by_quota: bool) -> DeadLetter:
     return replace(letter, value=None, key=key, detail=f"{letter.detail or letter.reason} (value left out: {why})")
 
 
-def left(connection: psycopg.Connection[Any], database: Database, kind: str) -> int:
+def remaining_bytes(connection: psycopg.Connection[Any], database: Database, kind: str) -> int:
     """Return the remaining bytes of a table's quota, or a negative number if the quota is exceeded."""
-    row = connection.execute(kept_rows.held(database.schema), (kind,)).fetchone()
+    row = connection.execute(quota_sql.stored_bytes(database.schema), (kind,)).fetchone()
     return database.quotas[kind] - (row[0] if row else 0)
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptCounts:
     """The numbers that one transaction adds to a row of `_kept`."""
 
     rows: int = 0
@@ -102,35 +102,37 @@ class Kept:
     full: bool = False
 
 
-def note(connection: psycopg.Connection[Any], database: Database, kind: str, place: int, kept: Kept) -> None:
-    """Add the counts in `kept` to a row of `_kept`. Call this function in the transaction that stores the rows."""
+def add_counts(
+    connection: psycopg.Connection[Any], database: Database, kind: str, place: int, counts: KeptCounts
+) -> None:
+    """Add `counts` to a row of `_kept`. Call this function in the transaction that stores the rows."""
     connection.execute(
-        kept_rows.add(database.schema),
-        (kind, place, kept.rows, kept.bytes, kept.bare, kept.counted, kept.full),
+        quota_sql.add(database.schema),
+        (kind, place, counts.rows, counts.bytes, counts.bare, counts.counted, counts.full),
     )
 
 
-class Report:
+class QuotaReport:
     """Reports in /metrics and /health the numbers of dead letters and anomalies: stored and not stored."""
 
     def __init__(self, database: Database, config: PipelineConfig) -> None:
-        self._query = QUERY.format(f"{database.schema}._kept")
+        self._query = USAGE_QUERY.format(f"{database.schema}._kept")
         self._spec = config.spec
-        self._told_at = -REPORT_SECONDS
+        self._reported_at = -REPORT_SECONDS
         self.texts: dict[str, str] = {}
 
     def run(self, connection: psycopg.Connection[Any]) -> None:
         """Update the metrics and the texts for /health, at most every five seconds."""
-        if time.monotonic() - self._told_at < REPORT_SECONDS:
+        if time.monotonic() - self._reported_at < REPORT_SECONDS:
             return
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
         texts = {}
-        for kept in read(connection.execute(self._query).fetchall()):
-            table = kept.kind.removeprefix("_")
-            metrics.KEPT_BYTES.labels(table=table).set(kept.bytes)
+        for usage in read_usage(connection.execute(self._query).fetchall()):
+            table = usage.kind.removeprefix("_")
+            metrics.KEPT_BYTES.labels(table=table).set(usage.bytes)
             for why in ("bare", "counted", "expired", "evicted"):
-                metrics.NOT_KEPT.labels(table=table, why=why).set(getattr(kept, why))
-            text, remedy = told(kept, quota_of(self._spec, kept.kind))
+                metrics.NOT_KEPT.labels(table=table, why=why).set(getattr(usage, why))
+            text, remedy = quota_message(usage, quota_of(self._spec, usage.kind))
             if text:
                 texts[table] = f"{text}; {remedy}"
         self.texts = texts

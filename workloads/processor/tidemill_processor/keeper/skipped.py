@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import psycopg
 
-from tidemill_contract.tables import failing
+from tidemill_contract.tables import failures
 from tidemill_processor import metrics
 from tidemill_processor.keeper.duties import Duty
 
 log = logging.getLogger(__name__)
 
-KEPT = 1_000
-NAMED = 100
+MAX_ROWS = 1_000
+MAX_ROWS_PER_CALL = 100
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Skip:
     metrics: tuple[str, ...] = ()
 
 
-def record(connection: psycopg.Connection[object], schema: str, duty: Duty, skips: Sequence[Skip]) -> None:
+def store_skips(connection: psycopg.Connection[object], schema: str, duty: Duty, skips: Sequence[Skip]) -> None:
     """Store what a task skipped. Call this function in the transaction that stores the task's progress."""
     if not skips:
         return
     rows = [
         (duty.aggregation, duty.version, duty.kind, s.start, s.last, s.group, list(s.metrics), s.reason)
-        for s in skips[:NAMED]
+        for s in skips[:MAX_ROWS_PER_CALL]
     ]
-    connection.cursor().executemany(failing.skip(schema), rows)
-    connection.execute(failing.trim(schema, KEPT))
+    connection.cursor().executemany(failures.insert_skipped(schema), rows)
+    connection.execute(failures.trim_skipped(schema, MAX_ROWS))
     first = skips[0]
     log.warning(
         "%s of %s skips %d value(s) or window(s), such as %s of window %s, group %s: %s",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from tidemill_contract.events.formats.csv_lines import CsvLines, flat
-from tidemill_contract.events.verdicts import InvalidEvent
+from tidemill_contract.events.formats.csv_lines import CsvLines, without_paths
+from tidemill_contract.events.invalid_events import InvalidEvent
 from tidemill_contract.files import read_bytes
 from tidemill_contract.resource.kinds.formats import FormatSpec
 from tidemill_contract.resource.lookups.model import LookupSpec
@@ -24,7 +24,7 @@ _DELIMITERS = ",;\t"
 class FileSource:
     """The file of one lookup."""
 
-    every_seconds = 1.0
+    refresh_seconds = 1.0
 
     def __init__(self, spec: PipelineSpec, lookup: LookupSpec, folder: Path) -> None:
         """Prepare the decoder. `folder` contains the files of the ConfigMap."""
@@ -32,9 +32,9 @@ class FileSource:
         name = lookup.source.file or ""
         self._path = folder / name
         self._suffix = self._path.suffix
-        self.place = f"file {name} of the ConfigMap {lookup.source.config_map} ({self._path})"
-        self._read: tuple[int, int, int] | None = None
-        self._seen: tuple[int, int, int] | None = None
+        self.source_name = f"file {name} of the ConfigMap {lookup.source.config_map} ({self._path})"
+        self._loaded_version: tuple[int, int, int] | None = None
+        self._last_version: tuple[int, int, int] | None = None
         self._content: bytes | None = None
 
     def load(self) -> Table | None:
@@ -44,24 +44,24 @@ class FileSource:
             LookupFault: the file cannot be read.
         """
         try:
-            mark = self._mark()
+            version = self._file_version()
             # A file may be incomplete during a write. Wait until two calls see the same size and modification time.
-            settled = self._content is None or mark == self._seen
-            self._seen = mark
-            if mark == self._read or not settled:
+            is_stable = self._content is None or version == self._last_version
+            self._last_version = version
+            if version == self._loaded_version or not is_stable:
                 return None
             content = read_bytes(self._path)
         except OSError as error:
             remedy = "create it, or correct from.configMap and from.file"
             raise LookupFault(f"cannot be read: {error.strerror or error}; {remedy}") from None
         if content == self._content:
-            self._read = mark
+            self._loaded_version = version
             return None
         table = self._table(content)
-        self._read, self._content = mark, content
+        self._loaded_version, self._content = version, content
         return table
 
-    def _mark(self) -> tuple[int, int, int]:
+    def _file_version(self) -> tuple[int, int, int]:
         status = self._path.stat()
         return status.st_mtime_ns, status.st_size, status.st_ino
 
@@ -89,7 +89,7 @@ class FileSource:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
-            rows = self._documents(header)
+            rows = self._csv_lines(header)
             documents = []
             for cells in reader:
                 if not cells:
@@ -104,13 +104,13 @@ class FileSource:
             raise LookupFault(f"line {reader.line_num}: is not CSV ({error}); close each quote") from None
         except InvalidEvent as verdict:
             raise LookupFault(f"line {reader.line_num}: {verdict.detail}") from None
-        spec = flat(row_spec(self._spec, self._lookup))
+        spec = without_paths(row_spec(self._spec, self._lookup))
         return RowDecoder(self._spec, self._lookup, spec).table(documents)
 
-    def _documents(self, header: list[str]) -> CsvLines:
-        needed = [key_field(self._spec, self._lookup), *(field.in_rows for field in self._lookup.fields)]
+    def _csv_lines(self, header: list[str]) -> CsvLines:
+        needed = [key_field(self._spec, self._lookup), *(field.row_field for field in self._lookup.fields)]
         for field in needed:
-            column = str(field.member[0])
+            column = str(field.member_path[0])
             if header.count(column) != 1:
                 problem = "has no column" if column not in header else "has several columns"
                 columns = ", ".join(header)[:200] or "none"
@@ -119,6 +119,6 @@ class FileSource:
                     f"{problem} {show_path((column,))}; its columns are {columns}: correct the header, or the {member}"
                 )
         rows = row_spec(self._spec, self._lookup)
-        written = FormatSpec(type="csv").model_copy(update={"columns": header})
-        source = rows.source.model_copy(update={"format": written})
+        csv_format = FormatSpec(type="csv").model_copy(update={"columns": header})
+        source = rows.source.model_copy(update={"format": csv_format})
         return CsvLines(rows.model_copy(update={"source": source}))

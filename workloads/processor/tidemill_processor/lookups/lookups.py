@@ -15,7 +15,7 @@ import polars as pl
 from tidemill_chassis.health import Dependency
 from tidemill_contract.resource.lookups.model import LookupSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
-from tidemill_contract.tables import failing
+from tidemill_contract.tables import failures
 from tidemill_processor import metrics
 from tidemill_processor.lookups.files import FileSource
 from tidemill_processor.lookups.postgres import PostgresSource
@@ -28,17 +28,17 @@ RETRY_SECONDS = 2.0
 """The maximum wait in seconds after a failed load."""
 STALE_REFRESHES = 3
 """The rows of a lookup count as outdated after this many refresh intervals."""
-_LEAST_STALE_SECONDS = 5.0
-_MOST_DETAIL = 500
-FIRST_SECONDS = 30.0
+_MIN_STALE_SECONDS = 5.0
+_MAX_DETAIL = 500
+SLOW_LOAD_SECONDS = 30.0
 """A first load that takes more than this many seconds is reported."""
 
 
-class Polled(Protocol):
+class PolledSource(Protocol):
     """A source that is read completely at each refresh."""
 
-    place: str
-    every_seconds: float
+    source_name: str
+    refresh_seconds: float
 
     def load(self) -> Table | None:
         """Return the rows, or None if the rows have not changed."""
@@ -47,44 +47,44 @@ class Polled(Protocol):
 class PolledLookup:
     """Reads rows from a file or from Postgres at regular intervals."""
 
-    def __init__(self, name: str, source: Polled) -> None:
+    def __init__(self, name: str, source: PolledSource) -> None:
         self._name, self._source = name, source
         self.table: Table | None = None
         self.confirmed_at = 0.0
         self.error = self.unreadable = ""
-        self.stale_seconds = max(STALE_REFRESHES * source.every_seconds, _LEAST_STALE_SECONDS)
+        self.stale_seconds = max(STALE_REFRESHES * source.refresh_seconds, _MIN_STALE_SECONDS)
 
     @property
-    def place(self) -> str:
+    def source_name(self) -> str:
         """The name of the server or file, for logs and errors."""
-        return self._source.place
+        return self._source.source_name
 
     def run(self, stopping: threading.Event) -> None:
         """Read the rows until stopped."""
         while not stopping.is_set():
-            began, every = time.monotonic(), self._source.every_seconds
-            if not self._loaded():
-                every = min(every, RETRY_SECONDS)
-            stopping.wait(max(0.1, every - (time.monotonic() - began)))
+            began, interval = time.monotonic(), self._source.refresh_seconds
+            if not self._load():
+                interval = min(interval, RETRY_SECONDS)
+            stopping.wait(max(0.1, interval - (time.monotonic() - began)))
 
-    def _loaded(self) -> bool:
+    def _load(self) -> bool:
         # Take the time before the load, because rows may change during the load.
-        asked_at = time.monotonic()
+        started_at = time.monotonic()
         try:
             table = self._source.load()
         except LookupFault as fault:
             if str(fault) != self.error:
-                log.warning("lookup %s: %s: %s", self._name, self.place, fault)
+                log.warning("lookup %s: %s: %s", self._name, self.source_name, fault)
             self.error = str(fault)
             return False
         if table is not None:
             self.table = table
-        self.confirmed_at, self.error = asked_at, ""
+        self.confirmed_at, self.error = started_at, ""
         return True
 
 
 @dataclass(frozen=True)
-class _Joined:
+class _Lookup:
     spec: LookupSpec
     source: PolledLookup | TopicLookup
 
@@ -96,7 +96,7 @@ class Lookups:
         """Prepare the lookups. Reading begins with `start`."""
         self._stopping = threading.Event()
         self._began = time.monotonic()
-        self._lookups = tuple(_Joined(spec, _source(config, spec, settings)) for spec in config.spec.lookups or ())
+        self._lookups = tuple(_Lookup(spec, _source(config, spec, settings)) for spec in config.spec.lookups or ())
         for lookup in self._lookups:
             name, source = lookup.spec.name, lookup.source
             metrics.watch_lookup(name, rows=_rows_of(source), age=_age_of(source), stale=_stale_of(source))
@@ -111,7 +111,7 @@ class Lookups:
         """End the threads of the lookups."""
         self._stopping.set()
 
-    def _run(self, lookup: _Joined) -> None:
+    def _run(self, lookup: _Lookup) -> None:
         while not self._stopping.is_set():
             try:
                 lookup.source.run(self._stopping)
@@ -142,9 +142,9 @@ class Lookups:
         """Return the state of each lookup for /health."""
         return [_dependency(lookup.spec.name, lookup.source) for lookup in self._lookups]
 
-    def troubles(self) -> dict[str, dict[str, str] | None]:
-        """Return the problems of each lookup, by name. Until a lookup was read once, its value is None."""
-        return {lookup.spec.name: _troubles(lookup.source, time.monotonic() - self._began) for lookup in self._lookups}
+    def problems(self) -> dict[str, dict[str, str] | None]:
+        """Return the problems of each lookup, by name. Before a lookup is read once, its value is None."""
+        return {lookup.spec.name: _problems(lookup.source, time.monotonic() - self._began) for lookup in self._lookups}
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """Return the number of rows and the age of the rows (seconds) for each lookup, by name."""
@@ -174,23 +174,25 @@ def _source(config: PipelineConfig, spec: LookupSpec, settings: WorkloadSettings
 
 def _dependency(name: str, source: PolledLookup | TopicLookup) -> Dependency:
     if source.table is None:
-        detail = f"{source.place}: {source.error or 'is being read'}; no event is counted before the lookup is read"
+        detail = (
+            f"{source.source_name}: {source.error or 'is being read'}; no event is counted before the lookup is read"
+        )
         return Dependency(f"lookup {name}", False, True, detail)
     age = _age_of(source)()
     if age > source.stale_seconds:
         why = source.error or "no answer"
-        detail = f"{source.place}: {why}; outdated: events get rows that are {age:.0f} s old"
+        detail = f"{source.source_name}: {why}; outdated: events get rows that are {age:.0f} s old"
         return Dependency(f"lookup {name}", False, False, detail)
     why = source.error or source.unreadable
-    return Dependency(f"lookup {name}", not source.unreadable, False, f"{source.place}: {why}" if why else "")
+    return Dependency(f"lookup {name}", not source.unreadable, False, f"{source.source_name}: {why}" if why else "")
 
 
-def _troubles(source: PolledLookup | TopicLookup, seconds: float) -> dict[str, str] | None:
+def _problems(source: PolledLookup | TopicLookup, seconds: float) -> dict[str, str] | None:
     state = _dependency("", source)
-    if state.required and not source.error and seconds < FIRST_SECONDS:
+    if state.required and not source.error and seconds < SLOW_LOAD_SECONDS:
         return None
-    duty = failing.UNREAD_LOOKUP if state.required else failing.STALE_LOOKUP
-    return {} if state.ok else {duty: state.detail[:_MOST_DETAIL]}
+    duty = failures.UNREAD_LOOKUP if state.required else failures.STALE_LOOKUP
+    return {} if state.ok else {duty: state.detail[:_MAX_DETAIL]}
 
 
 def _stale_of(source: PolledLookup | TopicLookup) -> Callable[[], float]:

@@ -17,15 +17,15 @@ from tidemill_contract.files import read_text
 from tidemill_contract.resource.lookups.model import LookupSpec
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_processor.lookups.rows import RowDecoder, row_spec
-from tidemill_processor.lookups.table import MOST_ROWS, LookupFault, Table
+from tidemill_processor.lookups.table import MAX_ROWS, LookupFault, Table
 
 CONNECT_SECONDS, STATEMENT_SECONDS, LOAD_SECONDS = 5, 30, 120
 """The timeouts in seconds of the connection, of each statement, and of the whole load."""
-MOST_ROW_BYTES = 64 * 1024
+MAX_ROW_BYTES = 64 * 1024
 """The maximum size in bytes of one row as JSON."""
-_FETCHED = 500
+_FETCH_ROWS = 500
 _SHOWN = 100
-_PARTS = {
+_SECRET_KEYS = {
     "host": ("host",),
     "port": ("port",),
     "dbname": ("dbname", "database"),
@@ -34,7 +34,7 @@ _PARTS = {
     "sslmode": ("sslmode",),
 }
 """The keys of the Secret that may contain each connection setting."""
-_FILES = {"sslrootcert": "ca.crt", "sslcert": "tls.crt", "sslkey": "tls.key"}
+_SECRET_FILES = {"sslrootcert": "ca.crt", "sslcert": "tls.crt", "sslkey": "tls.key"}
 
 
 class PostgresSource:
@@ -46,15 +46,15 @@ class PostgresSource:
         # Read timestamps without a time zone as UTC, because row_to_json writes no UTC offset for them.
         rows = row_spec(spec, lookup, zone="UTC")
         self._decoder = RowDecoder(spec, lookup, rows)
-        self._columns = tuple(dict.fromkeys(str(field.member[0]) for field in rows.source.fields))
-        self.every_seconds = lookup.source.refresh_ms / 1000
+        self._columns = tuple(dict.fromkeys(str(field.member_path[0]) for field in rows.source.fields))
+        self.refresh_seconds = lookup.source.refresh_ms / 1000
         query = " ".join((lookup.source.query or "").split())
         shown = query if len(query) <= _SHOWN else f"{query[: _SHOWN - 1]}…"
-        self._what = f"table {lookup.source.table}" if lookup.source.table else f"query {shown}"
+        self._label = f"table {lookup.source.table}" if lookup.source.table else f"query {shown}"
         self._member = "from.table" if lookup.source.table else "from.query"
         secret = lookup.source.secret_ref.name if lookup.source.secret_ref else ""
         self._secret = f"the Secret {secret} ({folder})"
-        self.place = f"Postgres of {self._secret}, {self._what}"
+        self.source_name = f"Postgres of {self._secret}, {self._label}"
 
     def load(self) -> Table:
         """Return the rows.
@@ -63,18 +63,18 @@ class PostgresSource:
             LookupFault: Postgres does not answer, or the rows cannot be read.
         """
         login = self._login()
-        self.place = f"Postgres {login['host']}:{login['port']}/{login.get('dbname', '')}, {self._what}"
+        self.source_name = f"Postgres {login['host']}:{login['port']}/{login.get('dbname', '')}, {self._label}"
         try:
             with closing(self._connect(login)) as connection:
                 return self._decoder.table(self._rows(connection))
         except psycopg.Error as error:
-            raise LookupFault(self._told(error)) from None
+            raise LookupFault(self._describe_error(error)) from None
 
-    def _told(self, error: psycopg.Error) -> str:
-        said = error.diag
-        if not said.message_primary:  # the connection failed
+    def _describe_error(self, error: psycopg.Error) -> str:
+        diagnostics = error.diag
+        if not diagnostics.message_primary:  # the connection failed
             return " ".join(str(error).split()) or type(error).__name__
-        parts = [said.message_primary, said.message_detail, said.message_hint]
+        parts = [diagnostics.message_primary, diagnostics.message_detail, diagnostics.message_hint]
         text = "; ".join(" ".join(part.split()).replace('"q.', '"') for part in parts if part)
         match error:
             case psycopg.errors.UndefinedTable():
@@ -106,11 +106,11 @@ class PostgresSource:
         began, number = time.monotonic(), 0
         with connection.cursor(name="tidemill_lookup") as cursor:
             cursor.execute(self._statement())
-            while rows := cursor.fetchmany(_FETCHED):
+            while rows := cursor.fetchmany(_FETCH_ROWS):
                 for (text,) in rows:
                     number += 1
                     if text is None:
-                        message = f"row {number} has more than {MOST_ROW_BYTES >> 10} KiB as JSON"
+                        message = f"row {number} has more than {MAX_ROW_BYTES >> 10} KiB as JSON"
                         raise LookupFault(f"{message} (the limit of a row); load shorter values")
                     yield text.encode()
                 if time.monotonic() - began > LOAD_SECONDS:
@@ -128,17 +128,17 @@ class PostgresSource:
         return sql.SQL(
             "SELECT CASE WHEN octet_length(j) <= {most} THEN j END FROM ("
             "SELECT row_to_json(r)::text AS j FROM (SELECT {columns} FROM {rows}) AS r LIMIT {limit}) AS t"
-        ).format(most=MOST_ROW_BYTES, columns=columns, rows=rows, limit=MOST_ROWS + 1)
+        ).format(most=MAX_ROW_BYTES, columns=columns, rows=rows, limit=MAX_ROWS + 1)
 
     def _login(self) -> dict[str, Any]:
         try:
             parameters: dict[str, Any] = {}
-            if uri := self._text("uri"):
+            if uri := self._secret_text("uri"):
                 parameters = dict(conninfo_to_dict(uri))
-            for setting, names in _PARTS.items():
-                if value := next(filter(None, map(self._text, names)), ""):
+            for setting, names in _SECRET_KEYS.items():
+                if value := next(filter(None, map(self._secret_text, names)), ""):
                     parameters[setting] = value
-            for setting, name in _FILES.items():
+            for setting, name in _SECRET_FILES.items():
                 if (self._folder / name).exists():
                     parameters[setting] = str(self._folder / name)
         except (OSError, UnicodeDecodeError) as error:
@@ -153,6 +153,6 @@ class PostgresSource:
             parameters.setdefault("sslmode", "verify-full")
         return {name: value for name, value in parameters.items() if name not in ("options", "connect_timeout")}
 
-    def _text(self, name: str) -> str:
+    def _secret_text(self, name: str) -> str:
         path = self._folder / name
         return read_text(path).strip() if path.exists() else ""

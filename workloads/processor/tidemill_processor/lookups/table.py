@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-MOST_ROWS, MOST_BYTES = 1_000_000, 64 * 1024 * 1024
+MAX_ROWS, MAX_BYTES = 1_000_000, 64 * 1024 * 1024
 """The maximum number of rows and bytes of one lookup in memory."""
-KEY, GONE = "?key", "?gone"
-_LARGE = 50_000
-_CHANGES = 10_000
+KEY, DELETED = "?key", "?gone"
+_SEMI_JOIN_ROWS = 50_000
+_MAX_CHANGES = 10_000
 _SHOWN = 60
 
 
@@ -40,21 +40,21 @@ class Table:
         """Add the lookup's fields to each event, with null in events without a matching row."""
         keys = frame.select(pl.col(on).alias(KEY)).unique()
         rows = self.rows
-        if rows.height > _LARGE:
+        if rows.height > _SEMI_JOIN_ROWS:
             rows = rows.join(keys, on=KEY, how="semi")
         if self.changes is not None:
             changes = self.changes.join(keys, on=KEY, how="semi")
-            rows = _applied(rows, changes)
+            rows = _apply_changes(rows, changes)
         return frame.join(rows, left_on=on, right_on=KEY, how="left", maintain_order="left")
 
 
-class Contents:
-    """The rows of a lookup, kept up to date by applying changes in order."""
+class TableBuilder:
+    """Builds the table of a lookup by applying changes in order."""
 
     def __init__(self, schema: pl.Schema) -> None:
         """Create an empty table with the columns of `schema`."""
         self._rows = pl.DataFrame(schema=schema)
-        self._changes = pl.DataFrame(schema={**schema, GONE: pl.Boolean()})
+        self._changes = pl.DataFrame(schema={**schema, DELETED: pl.Boolean()})
 
     def apply(self, changes: pl.DataFrame) -> None:
         """Apply changes.
@@ -63,35 +63,35 @@ class Contents:
             LookupFault: there are too many rows, or they are too large.
         """
         self._changes = pl.concat([self._changes, changes]).unique(KEY, keep="last")
-        if self._changes.height >= _CHANGES:
-            self._rows = _applied(self._rows, self._changes).rechunk()
+        if self._changes.height >= _MAX_CHANGES:
+            self._rows = _apply_changes(self._rows, self._changes).rechunk()
             self._changes = self._changes.clear()
         size = self._rows.estimated_size() + self._changes.estimated_size()
         check_size(self._rows.height + self._changes.height, int(size))
 
-    def table(self) -> Table:
+    def snapshot(self) -> Table:
         """Return the current rows."""
         return Table(self._rows, self._changes if self._changes.height else None)
 
 
-def _applied(rows: pl.DataFrame, changes: pl.DataFrame) -> pl.DataFrame:
+def _apply_changes(rows: pl.DataFrame, changes: pl.DataFrame) -> pl.DataFrame:
     if not changes.height:
         return rows
     kept = rows.join(changes, on=KEY, how="anti")
-    return pl.concat([kept, changes.filter(~pl.col(GONE)).drop(GONE)])
+    return pl.concat([kept, changes.filter(~pl.col(DELETED)).drop(DELETED)])
 
 
 def check_size(rows: int, size: int) -> None:
     """Raise `LookupFault` if a lookup has too many rows or uses too much memory."""
-    if rows > MOST_ROWS:
+    if rows > MAX_ROWS:
         remedy = "load fewer rows, for example with a query"
-        raise LookupFault(f"has more than {MOST_ROWS:,} rows (the limit of a lookup); {remedy}")
-    if size > MOST_BYTES:
+        raise LookupFault(f"has more than {MAX_ROWS:,} rows (the limit of a lookup); {remedy}")
+    if size > MAX_BYTES:
         remedy = "load fewer fields or rows"
-        raise LookupFault(f"uses more than {MOST_BYTES >> 20} MiB of memory (the limit of a lookup); {remedy}")
+        raise LookupFault(f"uses more than {MAX_BYTES >> 20} MiB of memory (the limit of a lookup); {remedy}")
 
 
-def table_of(frames: Sequence[pl.DataFrame]) -> Table:
+def build_table(frames: Sequence[pl.DataFrame]) -> Table:
     """Join frames into a table, without rows whose key is null.
 
     Raises:

@@ -21,31 +21,31 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from tidemill_chassis.kafka_clients import RECONNECTING, own_connection
+from tidemill_chassis.kafka_clients import FAST_RECONNECT, platform_connection
 from tidemill_contract import names
 from tidemill_contract.events.decoder import EventDecoder
 from tidemill_contract.events.fields import with_fields
 from tidemill_contract.events.formats.texts import as_json
-from tidemill_contract.events.verdicts import InvalidEvent
+from tidemill_contract.events.invalid_events import InvalidEvent
 from tidemill_contract.resource.lookups.model import LookupSpec
 from tidemill_contract.resource.spec import PipelineSpec
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
 from tidemill_processor.formats.columns import as_column
 from tidemill_processor.lookups.rows import PIECE_BYTES, PIECE_ROWS, RowDecoder, key_field, row_spec
-from tidemill_processor.lookups.table import GONE, KEY, Contents, LookupFault, Table
+from tidemill_processor.lookups.table import DELETED, KEY, LookupFault, Table, TableBuilder
 from tidemill_processor.source.topic_admin import describe_topic, result_of
 
 log = logging.getLogger(__name__)
 
-ASK_SECONDS, POLL_SECONDS, CHECK_SECONDS = 5.0, 0.25, 2.0
+REQUEST_SECONDS, POLL_SECONDS, CHECK_SECONDS = 5.0, 0.25, 2.0
 """The timeout of a request, the maximum wait for records, and the interval between reads of the topic's ends, in
 seconds.
 """
 _RECORDS = 500
-_MOST_TOLD = 1_000
+_MAX_UNREADABLE = 1_000
 
 
-class _Again(Exception):
+class _TopicChanged(Exception):
     """Raised if the topic has to be read from the start again."""
 
 
@@ -62,20 +62,23 @@ class TopicReader:
     def changes(self, records: Sequence[Message]) -> pl.DataFrame:
         """Return the changes that the records make to the rows. An unreadable record deletes the row of its key."""
         keys = self._keys_of(records)
-        at = [index for index, key in enumerate(keys) if key is not None]
-        valued = [index for index in at if records[index].value() is not None]
-        decoded, faults = self._rows.decode([records[index].value() or b"" for index in valued])
-        bad = {valued[index]: text for index, text in faults.items()}
-        good = [index for index in valued if index not in bad]
-        gone = [index for index in at if records[index].value() is None or index in bad]
-        for index in at:
-            self._note(records[index], bad.get(index))
+        keyed = [index for index, key in enumerate(keys) if key is not None]
+        with_value = [index for index in keyed if records[index].value() is not None]
+        decoded, faults = self._rows.decode([records[index].value() or b"" for index in with_value])
+        errors = {with_value[index]: text for index, text in faults.items()}
+        valid = [index for index in with_value if index not in errors]
+        deleted = [index for index in keyed if records[index].value() is None or index in errors]
+        for index in keyed:
+            self._set_error(records[index], errors.get(index))
         dtype = self.schema[KEY]
-        set_ = decoded.insert_column(0, as_column(KEY, [keys[index] for index in good], dtype))
-        deleted = pl.DataFrame([as_column(KEY, [keys[index] for index in gone], dtype)])
-        place = pl.Series("?at", [*good, *gone], dtype=pl.UInt32)
-        marked = [set_.with_columns(pl.lit(False).alias(GONE)), deleted.with_columns(pl.lit(True).alias(GONE))]
-        return pl.concat(marked, how="diagonal").with_columns(place).sort("?at").drop("?at")
+        updated_rows = decoded.insert_column(0, as_column(KEY, [keys[index] for index in valid], dtype))
+        deleted_rows = pl.DataFrame([as_column(KEY, [keys[index] for index in deleted], dtype)])
+        order = pl.Series("?at", [*valid, *deleted], dtype=pl.UInt32)
+        changes = [
+            updated_rows.with_columns(pl.lit(False).alias(DELETED)),
+            deleted_rows.with_columns(pl.lit(True).alias(DELETED)),
+        ]
+        return pl.concat(changes, how="diagonal").with_columns(order).sort("?at").drop("?at")
 
     def _keys_of(self, records: Sequence[Message]) -> list[Any]:
         documents = []
@@ -93,13 +96,13 @@ class TopicReader:
                 verdict = decoded.invalid.get(index)
                 kind = self._field.type
                 text = "has no key" if verdict is None else f"its key is not a valid {kind} in text form"
-                self._note(records[index], f"{text}; write the record's key as {kind} in text form")
+                self._set_error(records[index], f"{text}; write the record's key as {kind} in text form")
         return keys
 
-    def _note(self, record: Message, fault: str | None) -> None:
+    def _set_error(self, record: Message, fault: str | None) -> None:
         key = _key(record)
         self.unreadable.pop(key, None)
-        if fault is not None and len(self.unreadable) < _MOST_TOLD:
+        if fault is not None and len(self.unreadable) < _MAX_UNREADABLE:
             self.unreadable[key] = f"partition {record.partition()}, offset {record.offset()}: {fault}"
 
 
@@ -112,7 +115,7 @@ class TopicLookup:
     """Follows the topic of one lookup in a separate thread.
 
     Attributes:
-        place: the name of the topic, for logs and errors.
+        source_name: the name of the topic, for logs and errors.
         table: the rows, or None before the topic was read to the end for the first time.
         confirmed_at: when the topic last had no unread records (monotonic seconds).
         error: why the rows may be outdated, or an empty string.
@@ -124,11 +127,11 @@ class TopicLookup:
 
     def __init__(self, config: PipelineConfig, lookup: LookupSpec, settings: WorkloadSettings) -> None:
         self._topic = lookup.source.topic or ""
-        self._connection = {"log_level": 3, **RECONNECTING, **own_connection(settings)}
+        self._connection = {"log_level": 3, **FAST_RECONNECT, **platform_connection(settings)}
         # The client needs a group name, but no offsets are stored in the group.
         self._group = names.consumer_group(config.namespace, config.name, f"lookup-{lookup.name}")
         self._reader: Callable[[], TopicReader] = lambda: TopicReader(config.spec, lookup)
-        self.place = f"Kafka {settings.kafka_brokers}, topic {self._topic}"
+        self.source_name = f"Kafka {settings.kafka_brokers}, topic {self._topic}"
         self.table: Table | None = None
         self.confirmed_at = 0.0
         self.error = self.unreadable = ""
@@ -138,22 +141,22 @@ class TopicLookup:
         while not stopping.is_set():
             try:
                 self._follow(stopping)
-            except _Again as again:
-                log.info("lookup: %s: %s; the topic is read from the start", self.place, again)
+            except _TopicChanged as change:
+                log.info("lookup: %s: %s; the topic is read from the start", self.source_name, change)
             except LookupFault as fault:
                 self.error = str(fault)
-                log.warning("lookup: %s: %s", self.place, fault)
+                log.warning("lookup: %s: %s", self.source_name, fault)
                 stopping.wait(CHECK_SECONDS * 10)
             except (KafkaException, OSError) as error:
-                self.error = self._text(error)
+                self.error = self._describe_error(error)
                 stopping.wait(CHECK_SECONDS)
 
     def _follow(self, stopping: threading.Event) -> None:
         admin = AdminClient(self._connection)
         topic_id, count = describe_topic(admin, self._topic)
         reader = self._reader()
-        contents = Contents(reader.schema)
-        reached = dict.fromkeys(range(count), 0)
+        builder = TableBuilder(reader.schema)
+        next_offsets = dict.fromkeys(range(count), 0)
         consumer = Consumer(
             {
                 **self._connection,
@@ -164,25 +167,25 @@ class TopicLookup:
             }
         )
         try:
-            consumer.assign([TopicPartition(self._topic, p, 0) for p in reached])
+            consumer.assign([TopicPartition(self._topic, p, 0) for p in next_offsets])
             checked_at, complete = 0.0, False
             while not stopping.is_set():
-                records = self._records(_consumed(consumer), reached)
+                records = self._records(_consume(consumer), next_offsets)
                 if records:
-                    contents.apply(reader.changes(records))
+                    builder.apply(reader.changes(records))
                     if complete:
-                        self.table = contents.table()
+                        self.table = builder.snapshot()
                 if time.monotonic() - checked_at >= (CHECK_SECONDS if complete else POLL_SECONDS):
                     checked_at = time.monotonic()
-                    if self._is_complete(admin, topic_id, reached):
+                    if self._is_complete(admin, topic_id, next_offsets):
                         complete, self.confirmed_at = True, checked_at
-                        self.table = contents.table()
+                        self.table = builder.snapshot()
                         self.error, self.unreadable = "", _unreadable(reader.unreadable)
         finally:
             with contextlib.suppress(RuntimeError, KafkaException):
                 consumer.close()
 
-    def _text(self, error: Exception) -> str:
+    def _describe_error(self, error: Exception) -> str:
         if not isinstance(error, KafkaException) or not isinstance(error.args[0], KafkaError):
             return str(error)
         kafka_error = error.args[0]
@@ -192,34 +195,34 @@ class TopicLookup:
             return f"the platform's user may not read the topic {self._topic}; allow it Read and Describe"
         return str(kafka_error.str() or kafka_error.name())
 
-    def _records(self, messages: Sequence[Message], reached: dict[int, int]) -> list[Message]:
+    def _records(self, messages: Sequence[Message], next_offsets: dict[int, int]) -> list[Message]:
         records = []
         for message in messages:
             error, partition, offset = message.error(), message.partition() or 0, message.offset() or 0
             if error is None:
                 records.append(message)
-                reached[partition] = offset + 1
+                next_offsets[partition] = offset + 1
             elif error.code() == KafkaError._PARTITION_EOF:
-                reached[partition] = max(reached[partition], offset)
+                next_offsets[partition] = max(next_offsets[partition], offset)
             else:
                 self.error = error.str()
         return records
 
-    def _is_complete(self, admin: AdminClient, topic_id: str, reached: Mapping[int, int]) -> bool:
+    def _is_complete(self, admin: AdminClient, topic_id: str, next_offsets: Mapping[int, int]) -> bool:
         try:
-            if describe_topic(admin, self._topic) != (topic_id, len(reached)):
-                raise _Again("the topic was created again, or its partitions changed")
-            asked = {TopicPartition(self._topic, p): OffsetSpec.latest() for p in reached}
+            if describe_topic(admin, self._topic) != (topic_id, len(next_offsets)):
+                raise _TopicChanged("the topic was created again, or its partitions changed")
+            requests = {TopicPartition(self._topic, p): OffsetSpec.latest() for p in next_offsets}
             level = IsolationLevel.READ_COMMITTED
-            futures = admin.list_offsets(asked, isolation_level=level, request_timeout=ASK_SECONDS)
+            futures = admin.list_offsets(requests, isolation_level=level, request_timeout=REQUEST_SECONDS)
             ends = {partition.partition: result_of(future).offset for partition, future in futures.items()}
         except KafkaException as error:
-            self.error = self._text(error)
+            self.error = self._describe_error(error)
             return False
-        return all(0 <= end <= reached[partition] for partition, end in ends.items())
+        return all(0 <= end <= next_offsets[partition] for partition, end in ends.items())
 
 
-def _consumed(consumer: Consumer) -> list[Message]:
+def _consume(consumer: Consumer) -> list[Message]:
     messages: list[Message] = consumer.consume(_RECORDS, POLL_SECONDS)
     size = sum(map(len, messages))
     while messages and len(messages) < PIECE_ROWS and size < PIECE_BYTES and (more := consumer.consume(_RECORDS, 0)):

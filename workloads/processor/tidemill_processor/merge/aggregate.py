@@ -27,8 +27,8 @@ PANE, AFTER = "_pane", "_after_ms"
 END = "_end_ms"
 """The column with the end of a session. The column `_pane` has the start of the session."""
 
-NO_CUT = -(2**63)
-_AT = "_at"
+NO_AFTER = -(2**63)
+_POSITION = "_at"
 
 
 @dataclass(frozen=True)
@@ -39,50 +39,50 @@ class Aggregated:
         rows: the partial results. A row counts only in windows that end after the row's `_after_ms`.
         late: the events that are late for at least one window.
         doubtful: whether `late` may be wrong, because stored sessions may have changed.
-        reopening: the number of late events that change closed windows.
+        reopening_count: the number of late events that change closed windows.
     """
 
     rows: pl.DataFrame
     late: pl.DataFrame
     doubtful: bool = False
-    reopening: int = 0
+    reopening_count: int = 0
 
 
 def aggregate(
-    frame: pl.DataFrame, plan: AggregationLayout, *, closed_until: int | None, epochs: dict[int, int]
+    frame: pl.DataFrame, layout: AggregationLayout, *, closed_until: int | None, epochs: dict[int, int]
 ) -> Aggregated:
     """Aggregate the events of a frame for one aggregation.
 
     Args:
         frame: valid events.
-        plan: the aggregation's layout.
+        layout: the aggregation's layout.
         closed_until: the time (epoch ms) up to which windows are closed, or None before the first window is closed.
         epochs: the epoch of each partition, which orders events for `first` and `last`.
     """
-    frame = frame.with_columns(_panes(frame, plan).alias(PANE))
+    frame = frame.with_columns(_panes(frame, layout).alias(PANE))
     late = frame.select(INDEX, TIME, PANE).clear()
-    cut = pl.lit(NO_CUT, dtype=pl.Int64).alias(AFTER)
-    shut = plan.shut(closed_until)
+    after = pl.lit(NO_AFTER, dtype=pl.Int64).alias(AFTER)
+    final_until = layout.final_until(closed_until)
     # An event whose pane has ended is late for at least its first window. An event whose last window has ended is
     # late for all its windows.
-    if shut is not None and frame.height:
-        missed = pl.col(PANE) < plan.grid.start_of(shut)
-        late = frame.filter(missed).select(INDEX, TIME, PANE)
+    if final_until is not None and frame.height:
+        is_late = pl.col(PANE) < layout.grid.start_of(final_until)
+        late = frame.filter(is_late).select(INDEX, TIME, PANE)
         if late.height:
-            frame = frame.filter(pl.col(PANE) > plan.last_start(shut))
-            cut = pl.when(missed).then(shut).otherwise(NO_CUT).cast(pl.Int64).alias(AFTER)
-    keys = [name for name, _ in plan.group_by] + [PANE]
-    if plan.hopping:
-        frame = frame.with_columns(cut)
+            frame = frame.filter(pl.col(PANE) > layout.last_start(final_until))
+            after = pl.when(is_late).then(final_until).otherwise(NO_AFTER).cast(pl.Int64).alias(AFTER)
+    keys = [name for name, _ in layout.group_by] + [PANE]
+    if layout.is_hopping:
+        frame = frame.with_columns(after)
         keys.append(AFTER)
-    rows = partials(frame, plan, keys, epochs)
-    late_rows = None if closed_until is None else pl.col(PANE) < plan.grid.start_of(closed_until)
-    rows = revised(rows, plan, late_rows)
-    return Aggregated(rows, late, reopening=reopening(rows))
+    rows = compute_partials(frame, layout, keys, epochs)
+    late_rows = None if closed_until is None else pl.col(PANE) < layout.grid.start_of(closed_until)
+    rows = with_revision(rows, layout, late_rows)
+    return Aggregated(rows, late, reopening_count=count_reopening(rows))
 
 
-def _panes(frame: pl.DataFrame, plan: AggregationLayout) -> pl.Expr:
-    time, grid = pl.col(TIME), plan.grid
+def _panes(frame: pl.DataFrame, layout: AggregationLayout) -> pl.Expr:
+    time, grid = pl.col(TIME), layout.grid
     if isinstance(grid, Steps):
         return time - (time - grid.offset_ms if grid.offset_ms else time) % grid.length_ms
     if not frame.height:
@@ -94,58 +94,58 @@ def _panes(frame: pl.DataFrame, plan: AggregationLayout) -> pl.Expr:
     return pl.lit(table.gather(table.search_sorted(frame[TIME], side="right") - 1))
 
 
-def revised(rows: pl.DataFrame, plan: AggregationLayout, late: pl.Expr | None) -> pl.DataFrame:
+def with_revision(rows: pl.DataFrame, layout: AggregationLayout, late: pl.Expr | None) -> pl.DataFrame:
     """Add the revision column: 1 in rows that change a closed window, or else 0.
 
     Args:
         rows: the partials.
-        plan: the aggregation's layout.
+        layout: the aggregation's layout.
         late: an expression that is true for rows of closed windows, or None if no window is closed.
     """
-    if plan.reopen_ms is None:
+    if layout.reopen_ms is None:
         return rows
     late = pl.lit(False) if late is None else late
     return rows.with_columns(late.cast(pl.Int64).alias(REVISION))
 
 
-def reopening(rows: pl.DataFrame) -> int:
+def count_reopening(rows: pl.DataFrame) -> int:
     """Return the number of events that change closed windows."""
     return int(rows.filter(pl.col(REVISION) > 0)["_count"].sum()) if REVISION in rows.columns else 0
 
 
-def partials(
-    frame: pl.DataFrame, plan: AggregationLayout, keys: list[str], epochs: dict[int, int], *further: pl.Expr
+def compute_partials(
+    frame: pl.DataFrame, layout: AggregationLayout, keys: list[str], epochs: dict[int, int], *extra: pl.Expr
 ) -> pl.DataFrame:
-    """Group a frame by `keys`. Return the partial results and the `further` columns of each group."""
-    if any(p.kind in ORDERED_KINDS for p in plan.partials):
-        frame = _ordered(frame, epochs)
-    frame = exact_sums.deviating(frame, plan, keys)
-    rows = frame.group_by(keys).agg([*further, *(_expression(p, frame) for p in plan.partials if p.column != REVISION)])
-    rows = exact_sums.settled(rows, frame, plan, keys)
-    sketched = [_sketches(rows[p.column], p) for p in plan.partials if p.kind in SKETCHES]
-    return rows.with_columns(sketched) if sketched else rows
+    """Group a frame by `keys`. Return the partial results and the columns `extra` of each group."""
+    if any(p.kind in ORDERED_KINDS for p in layout.partials):
+        frame = _sort_by_position(frame, epochs)
+    frame = exact_sums.with_deviations(frame, layout, keys)
+    rows = frame.group_by(keys).agg([*extra, *(_expression(p, frame) for p in layout.partials if p.column != REVISION)])
+    rows = exact_sums.with_exact_sums(rows, frame, layout, keys)
+    sketch_columns = [_build_sketches(rows[p.column], p) for p in layout.partials if p.kind in SKETCHES]
+    return rows.with_columns(sketch_columns) if sketch_columns else rows
 
 
-def _sketches(values: pl.Series, partial: Partial) -> pl.Series:
+def _build_sketches(values: pl.Series, partial: Partial) -> pl.Series:
     from tidemill_contract.functions import sketches
 
     stored = [sketches.build(partial, group) for group in values.to_list()]
     return pl.Series(partial.column, stored, dtype=pl.Binary)
 
 
-def _ordered(frame: pl.DataFrame, epochs: dict[int, int]) -> pl.DataFrame:
+def _sort_by_position(frame: pl.DataFrame, epochs: dict[int, int]) -> pl.DataFrame:
     epoch = pl.col(PARTITION).replace_strict(epochs, default=0, return_dtype=pl.Int64) if epochs else pl.lit(0)
     order = (TIME, MICROS, "_e", PARTITION, OFFSET, *([ELEMENT] if ELEMENT in frame.columns else []))
     frame = frame.with_columns(epoch.alias("_e")).sort(*order)
-    at = pl.concat_str(pl.lit("{"), pl.concat_str(*order, separator=","), pl.lit("}"))
-    return frame.with_columns(at.alias(_AT))
+    position = pl.concat_str(pl.lit("{"), pl.concat_str(*order, separator=","), pl.lit("}"))
+    return frame.with_columns(position.alias(_POSITION))
 
 
 def _expression(partial: Partial, frame: pl.DataFrame) -> pl.Expr:
     if partial.field is None:
-        number = pl.len() if partial.where is None else pl.col(partial.source).count()
-        return number.cast(pl.Int64).alias(partial.column)
-    return _KINDS[partial.kind](_Field(partial, frame)).alias(partial.column)
+        count = pl.len() if partial.where is None else pl.col(partial.source).count()
+        return count.cast(pl.Int64).alias(partial.column)
+    return _EXPRESSIONS[partial.kind](_Field(partial, frame)).alias(partial.column)
 
 
 class _Field:
@@ -153,13 +153,15 @@ class _Field:
         self.partial, self.frame, self.name = partial, frame, partial.source
         self.column, self.value = pl.col(self.name), exact_sums.numeric(self.name, frame)
 
-    def beyond(self, bound: int, *, rows: int = 1) -> bool:
-        return self.frame.schema[self.name] == pl.Int64 and exact_sums.widest(self.name, self.frame) * rows >= bound
+    def may_exceed(self, bound: int, *, rows: int = 1) -> bool:
+        return (
+            self.frame.schema[self.name] == pl.Int64 and exact_sums.max_absolute(self.name, self.frame) * rows >= bound
+        )
 
 
 def _sum(field: _Field) -> pl.Expr:
     # Sum large values in 128 bits, because 64 bits would overflow silently.
-    value = field.value.cast(pl.Int128) if field.beyond(2**62, rows=field.frame.height) else field.value
+    value = field.value.cast(pl.Int128) if field.may_exceed(2**62, rows=field.frame.height) else field.value
     return pl.when(field.column.count() > 0).then(value.sum())
 
 
@@ -171,47 +173,47 @@ def _values(field: _Field) -> pl.Expr:
 
 
 def _quantiles(field: _Field) -> pl.Expr:
-    return (field.value if field.beyond(EXACT_INTEGERS + 1) else field.value.cast(pl.Float64)).drop_nulls()
+    return (field.value if field.may_exceed(EXACT_INTEGERS + 1) else field.value.cast(pl.Float64)).drop_nulls()
 
 
-def _best(field: _Field, wanted: str, *, least: bool) -> pl.Expr:
+def _value_at_extreme(field: _Field, wanted: str, *, least: bool) -> pl.Expr:
     by = pl.col(str(field.partial.by))
-    there = by.filter(field.column.is_not_null())
-    edge = there.min() if least else there.max()
-    return pl.col(wanted).filter(field.column.is_not_null() & (by == edge)).first()
+    candidates = by.filter(field.column.is_not_null())
+    extreme = candidates.min() if least else candidates.max()
+    return pl.col(wanted).filter(field.column.is_not_null() & (by == extreme)).first()
 
 
 def _histogram(field: _Field) -> pl.Expr:
-    reached = [field.column.count(), *(_reaching(field, bound).sum() for bound in field.partial.bounds), pl.lit(0)]
-    counts = [(here.cast(pl.Int64) - beyond.cast(pl.Int64)).cast(pl.String) for here, beyond in pairwise(reached)]
+    counts_from = [field.column.count(), *(_at_least(field, bound).sum() for bound in field.partial.bounds), pl.lit(0)]
+    counts = [(count.cast(pl.Int64) - above.cast(pl.Int64)).cast(pl.String) for count, above in pairwise(counts_from)]
     array = pl.concat_str(pl.lit("{"), pl.concat_str(counts, separator=","), pl.lit("}"))
     return pl.when(field.column.count() > 0).then(array)
 
 
-def _reaching(field: _Field, bound: float) -> pl.Expr:
+def _at_least(field: _Field, bound: float) -> pl.Expr:
     if not field.frame.schema[field.name].is_integer():
         return field.value >= bound
     # Compare integers, because doubles round large values.
-    scale = scale_of(field.partial.noted[1]) if field.partial.noted else None
+    scale = scale_of(field.partial.source_field[1]) if field.partial.source_field else None
     least = math.ceil(bound) if scale is None else math.ceil(Decimal(repr(bound)).scaleb(scale))
     return field.column >= least if abs(least) < 2**63 else field.column.is_not_null() & pl.lit(least < 0)
 
 
-_KINDS: dict[str, Callable[[_Field], pl.Expr]] = {
+_EXPRESSIONS: dict[str, Callable[[_Field], pl.Expr]] = {
     "n": lambda field: field.column.count().cast(pl.Int64),
     "sum": _sum,
     "min": lambda field: field.column.min(),
     "max": lambda field: field.column.max(),
     "first": lambda field: field.column.drop_nulls().first(),
     "last": lambda field: field.column.drop_nulls().last(),
-    "first_at": lambda field: pl.col(_AT).filter(field.column.is_not_null()).first(),
-    "last_at": lambda field: pl.col(_AT).filter(field.column.is_not_null()).last(),
-    "lowest": lambda field: _best(field, field.name, least=True),
-    "key_lowest": lambda field: _best(field, str(field.partial.by), least=True),
-    "at_lowest": lambda field: _best(field, _AT, least=True),
-    "highest": lambda field: _best(field, field.name, least=False),
-    "key_highest": lambda field: _best(field, str(field.partial.by), least=False),
-    "at_highest": lambda field: _best(field, _AT, least=False),
+    "first_at": lambda field: pl.col(_POSITION).filter(field.column.is_not_null()).first(),
+    "last_at": lambda field: pl.col(_POSITION).filter(field.column.is_not_null()).last(),
+    "lowest": lambda field: _value_at_extreme(field, field.name, least=True),
+    "key_lowest": lambda field: _value_at_extreme(field, str(field.partial.by), least=True),
+    "at_lowest": lambda field: _value_at_extreme(field, _POSITION, least=True),
+    "highest": lambda field: _value_at_extreme(field, field.name, least=False),
+    "key_highest": lambda field: _value_at_extreme(field, str(field.partial.by), least=False),
+    "at_highest": lambda field: _value_at_extreme(field, _POSITION, least=False),
     "histogram": _histogram,
     "mean": lambda field: pl.col(exact_sums.DEVIATION + field.name).mean(),
     "low": lambda field: field.value.min(),
@@ -222,7 +224,7 @@ _KINDS: dict[str, Callable[[_Field], pl.Expr]] = {
 }
 
 
-def missed_windows(pane: int, plan: AggregationLayout, closed_until: int) -> tuple[int, ...]:
+def missed_windows(pane: int, layout: AggregationLayout, closed_until: int) -> tuple[int, ...]:
     """Return the starts of the closed windows that contain `pane`, in ascending order."""
-    starts = (plan.grid.shift(pane, -back) for back in range(plan.panes - 1, -1, -1))
-    return tuple(takewhile(lambda start: plan.end_of(start) <= closed_until, starts))
+    starts = (layout.grid.shift(pane, -back) for back in range(layout.panes - 1, -1, -1))
+    return tuple(takewhile(lambda start: layout.end_of(start) <= closed_until, starts))

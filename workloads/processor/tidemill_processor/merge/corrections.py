@@ -10,11 +10,11 @@ import psycopg
 from tidemill_contract.tables import corrections
 from tidemill_processor.database import AggregationStore, Database
 
-MOST = 50
+MAX_CORRECTIONS = 50
 
 
 @dataclass(frozen=True)
-class Corrected:
+class CorrectedWindows:
     """Closed windows that late events changed, with starts in [`first_ms`, `last_ms`] and revisions in `revs`."""
 
     revs: list[int]
@@ -22,11 +22,11 @@ class Corrected:
     last_ms: int
 
 
-def note(
+def record_correction(
     connection: psycopg.Connection[Any],
     database: Database,
     store: AggregationStore,
-    corrected: Corrected,
+    corrected: CorrectedWindows,
     *,
     publish: bool,
     judge: bool,
@@ -42,22 +42,24 @@ def note(
 class Corrections:
     """The changed windows of an aggregation that wait for one task: publishing or scanning."""
 
-    def __init__(self, database: Database, store: AggregationStore, duty: corrections.Duty) -> None:
-        self._schema, self._store, self._duty = database.schema, store, duty
-        self._other: corrections.Duty = "scanned" if duty == "published" else "published"
+    def __init__(self, database: Database, store: AggregationStore, done_column: corrections.DoneColumn) -> None:
+        self._schema, self._store, self._done_column = database.schema, store, done_column
+        self._other_column: corrections.DoneColumn = "scanned" if done_column == "published" else "published"
 
-    def due(self, connection: psycopg.Connection[Any]) -> Corrected | None:
+    def read_pending(self, connection: psycopg.Connection[Any]) -> CorrectedWindows | None:
         """Return the oldest corrections that the task has not handled yet, or None."""
         if self._store.layout.reopen_ms is None:
             return None
-        rows = connection.execute(corrections.due(self._schema, self._duty, MOST), (self._store.id,)).fetchall()
+        rows = connection.execute(
+            corrections.pending(self._schema, self._done_column, MAX_CORRECTIONS), (self._store.id,)
+        ).fetchall()
         if not rows:
             return None
         revs, firsts, lasts = zip(*rows, strict=True)
-        return Corrected(list(revs), min(firsts), max(lasts))
+        return CorrectedWindows(list(revs), min(firsts), max(lasts))
 
-    def done(self, connection: psycopg.Connection[Any], corrected: Corrected) -> None:
+    def mark_done(self, connection: psycopg.Connection[Any], corrected: CorrectedWindows) -> None:
         """Record that the task has handled corrections. Delete those that publishing and scanning have handled."""
-        these = (self._store.id, corrected.revs)
-        connection.execute(corrections.set_done(self._schema, self._duty), these)
-        connection.execute(corrections.remove_done(self._schema, self._other), these)
+        parameters = (self._store.id, corrected.revs)
+        connection.execute(corrections.set_done(self._schema, self._done_column), parameters)
+        connection.execute(corrections.remove_done(self._schema, self._other_column), parameters)

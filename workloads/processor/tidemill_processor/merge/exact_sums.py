@@ -17,22 +17,22 @@ def numeric(name: str, frame: pl.DataFrame) -> pl.Expr:
     return pl.col(name).cast(pl.Int64) if frame.schema[name] == pl.Boolean else pl.col(name)
 
 
-def widest(name: str, frame: pl.DataFrame) -> int:
+def max_absolute(name: str, frame: pl.DataFrame) -> int:
     """Return the greatest absolute value found in an integer column, or 0 for other columns."""
     edges = (frame[name].min(), frame[name].max())
     return max((abs(edge) for edge in edges if isinstance(edge, int)), default=0)
 
 
-def _spread(plan: AggregationLayout) -> list[str]:
-    return [p.source for p in plan.partials if p.kind == "mean"]
+def _variance_fields(layout: AggregationLayout) -> list[str]:
+    return [p.source for p in layout.partials if p.kind == "mean"]
 
 
-def deviating(frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
+def with_deviations(frame: pl.DataFrame, layout: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
     """For each field of a variance metric, add a column: the value minus the group's minimum."""
     columns = []
-    for name in _spread(plan):
+    for name in _variance_fields(layout):
         value = numeric(name, frame)
-        if frame.schema[name] == pl.Int64 and widest(name, frame) >= 2**62:
+        if frame.schema[name] == pl.Int64 and max_absolute(name, frame) >= 2**62:
             value = value.cast(pl.Int128)
         columns.append((value - value.min().over(keys)).cast(pl.Float64).alias(DEVIATION + name))
     return frame.with_columns(columns) if columns else frame
@@ -44,16 +44,18 @@ def squares(name: str) -> pl.Expr:
     return pl.when(m2.is_null() | m2.is_finite()).then(m2).otherwise(float("inf"))
 
 
-def settled(rows: pl.DataFrame, frame: pl.DataFrame, plan: AggregationLayout, keys: Sequence[str]) -> pl.DataFrame:
+def with_exact_sums(
+    rows: pl.DataFrame, frame: pl.DataFrame, layout: AggregationLayout, keys: Sequence[str]
+) -> pl.DataFrame:
     """Return the rows with means and sums in the form that Postgres stores."""
-    means = {p.source: p.column for p in plan.partials if p.kind == "mean"}
-    lows = {p.source: p.column for p in plan.partials if p.kind == "low"}
+    means = {p.source: p.column for p in layout.partials if p.kind == "mean"}
+    lows = {p.source: p.column for p in layout.partials if p.kind == "low"}
     exact = [part for field, mean in means.items() for part in _mean(rows, mean, lows[field])]
     rows = rows.with_columns(exact) if exact else rows
-    for partial in plan.partials:
+    for partial in layout.partials:
         double = partial.kind == "sum" and rows.schema[partial.column] == pl.Float64
         if double and not rows[partial.column].is_finite().all():
-            rows = _summed_anew(rows, frame, partial, keys)
+            rows = _recompute_sum(rows, frame, partial, keys)
     return rows
 
 
@@ -78,9 +80,9 @@ def _two_sum(a: pl.Expr, b: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
     return whole, (a - (whole - part)) + (b - part)
 
 
-def _summed_anew(rows: pl.DataFrame, frame: pl.DataFrame, partial: Partial, keys: Sequence[str]) -> pl.DataFrame:
+def _recompute_sum(rows: pl.DataFrame, frame: pl.DataFrame, partial: Partial, keys: Sequence[str]) -> pl.DataFrame:
     scaled = frame.group_by(keys).agg((pl.col(partial.source) * _DOWN).sum().alias("_scaled"))
     rows = rows.join(scaled, on=keys, how="left", nulls_equal=True)
     total = pl.col(partial.column)
-    kept = pl.when(total.is_null() | total.is_finite()).then(total).otherwise(pl.col("_scaled") / _DOWN)
-    return rows.with_columns(kept.alias(partial.column)).drop("_scaled")
+    finite_total = pl.when(total.is_null() | total.is_finite()).then(total).otherwise(pl.col("_scaled") / _DOWN)
+    return rows.with_columns(finite_total.alias(partial.column)).drop("_scaled")

@@ -8,19 +8,19 @@ from typing import Any
 import polars as pl
 import psycopg
 
-from tidemill_contract.functions.feeds import SINCE
+from tidemill_contract.functions.fill_history import SINCE
 from tidemill_contract.functions.partials import SKETCHES, Partial, merge_expression, quote
 from tidemill_contract.tables.definition import from_ms
 from tidemill_processor.database import AggregationStore, Database
-from tidemill_processor.merge import sessions, transit
-from tidemill_processor.merge.aggregate import AFTER, END, NO_CUT, PANE, Aggregated
+from tidemill_processor.merge import group_columns, sessions
+from tidemill_processor.merge.aggregate import AFTER, END, NO_AFTER, PANE, Aggregated
 
 SKETCH_BYTES = 16 * 1024
 """Sketches of more than this many bytes are compacted after a merge."""
 
 
 @dataclass
-class Work:
+class MergeTask:
     """The results of a batch for one version of an aggregation."""
 
     store: AggregationStore
@@ -36,21 +36,21 @@ def temp_table(store: AggregationStore) -> str:
 
 def temp_table_sql(store: AggregationStore) -> str:
     """Return the statement that creates the temporary table."""
-    columns = [f"{quote(name)} {transit.sent_as(kind)}" for name, kind in store.layout.group_by]
+    columns = [f"{quote(name)} {group_columns.transfer_type(kind)}" for name, kind in store.layout.group_by]
     columns.append(f"{quote(PANE)} bigint")
-    if store.layout.hopping:
+    if store.layout.is_hopping:
         columns.append(f"{quote(AFTER)} bigint")
-    if store.layout.sessions:
+    if store.layout.has_sessions:
         columns += [
             f"{END} bigint",
             f"{sessions.SINCE} bigint DEFAULT {store.since}",
             f"{sessions.OLD} boolean DEFAULT false",
         ]
-    columns += [f"{quote(p.column)} {_plain(p.sql_type)}" for p in store.layout.partials]
+    columns += [f"{quote(p.column)} {_temp_type(p.sql_type)}" for p in store.layout.partials]
     return f"CREATE TEMP TABLE IF NOT EXISTS {temp_table(store)} ({', '.join(columns)}) ON COMMIT DELETE ROWS"
 
 
-def _plain(sql_type: str) -> str:
+def _temp_type(sql_type: str) -> str:
     return "bigint" if sql_type == "timestamptz" else sql_type
 
 
@@ -59,20 +59,22 @@ def merge_sql(database: Database, store: AggregationStore) -> str:
 
     The statement returns these columns: window start, oid of the table, ctid, sketches to compact.
     """
-    plan = store.layout
-    if plan.sessions:
-        before, merge = sessions.SessionMerger(database, store, temp_table(store)).put_sql()
+    layout = store.layout
+    if layout.has_sessions:
+        before, merge = sessions.SessionMerger(database, store, temp_table(store)).merge_sql()
     else:
         before, merge = "", _upsert(database, store)
-    columns_of_sketches = [quote(p.column) for p in sketched(store)]
+    columns_of_sketches = [quote(p.column) for p in sketch_partials(store)]
     if columns_of_sketches:
-        long = " OR ".join(_has_grown(f"t.{column}") for column in columns_of_sketches)
+        has_grown = " OR ".join(_has_grown(f"t.{column}") for column in columns_of_sketches)
         # Return NULL for small sketches. Postgres keeps all returned values in memory during the merge.
-        listed = ", ".join(f"CASE WHEN {long} THEN t.{column} END AS {column}" for column in columns_of_sketches)
-        merge = f"{merge} RETURNING t.window_start, t.tableoid::bigint, t.ctid::text, {listed}"
+        select_list = ", ".join(
+            f"CASE WHEN {has_grown} THEN t.{column} END AS {column}" for column in columns_of_sketches
+        )
+        merge = f"{merge} RETURNING t.window_start, t.tableoid::bigint, t.ctid::text, {select_list}"
         before = ", ".join([*([before] if before else []), f"merged AS ({merge})"])
-        there = " OR ".join(f"{column} IS NOT NULL" for column in columns_of_sketches)
-        merge = f"SELECT * FROM merged WHERE {there}"
+        has_any = " OR ".join(f"{column} IS NOT NULL" for column in columns_of_sketches)
+        merge = f"SELECT * FROM merged WHERE {has_any}"
     return f"WITH {before} {merge}" if before else merge
 
 
@@ -82,25 +84,25 @@ def _has_grown(column: str) -> str:
 
 
 def _upsert(database: Database, store: AggregationStore) -> str:
-    plan = store.layout
+    layout = store.layout
     columns, values = [], []
-    for name, kind in plan.group_by:
+    for name, kind in layout.group_by:
         columns.append(quote(name))
-        values.append(transit.stored(kind, quote(name)))
+        values.append(group_columns.to_stored(kind, quote(name)))
     columns.append("window_start")
     values.append(from_ms(quote(PANE)))
-    if plan.hopping:
+    if layout.is_hopping:
         columns.append("_after")
-        none = f"{quote(AFTER)} = {NO_CUT}"
-        values.append(f"CASE WHEN {none} THEN '-infinity' ELSE {from_ms(quote(AFTER))} END")
+        no_after = f"{quote(AFTER)} = {NO_AFTER}"
+        values.append(f"CASE WHEN {no_after} THEN '-infinity' ELSE {from_ms(quote(AFTER))} END")
     columns += ["_rev", SINCE]
     values += ["%(rev)s", str(store.since)]
-    for partial in plan.partials:
+    for partial in layout.partials:
         columns.append(quote(partial.column))
         values.append(from_ms(quote(partial.column)) if partial.sql_type == "timestamptz" else quote(partial.column))
-    merged = [f"{quote(p.column)} = {merge_expression(p)}" for p in plan.partials]
+    merged = [f"{quote(p.column)} = {merge_expression(p)}" for p in layout.partials]
     sets = ", ".join(["_rev = EXCLUDED._rev", f"{SINCE} = least(t.{SINCE}, EXCLUDED.{SINCE})", *merged])
-    keys = ", ".join(quote(key) for key in plan.key_columns)
+    keys = ", ".join(quote(key) for key in layout.key_columns)
     return (
         f"INSERT INTO {database.qualified(store.table)} AS t ({', '.join(columns)})"
         f" SELECT {', '.join(values)} FROM pg_temp.{temp_table(store)}"
@@ -108,12 +110,12 @@ def _upsert(database: Database, store: AggregationStore) -> str:
     )
 
 
-def sketched(store: AggregationStore) -> list[Partial]:
+def sketch_partials(store: AggregationStore) -> list[Partial]:
     """Return the partial results that are stored as sketches."""
     return [partial for partial in store.layout.partials if partial.kind in SKETCHES]
 
 
-def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.DataFrame) -> None:
+def copy_rows(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.DataFrame) -> None:
     """Copy partial results (see `Aggregated`) into the temporary table."""
     if not rows.height:
         return
@@ -134,24 +136,24 @@ def copy(connection: psycopg.Connection[Any], store: AggregationStore, rows: pl.
         stream.write(text.encode())
 
 
-def compact(
-    connection: psycopg.Connection[Any], database: Database, store: AggregationStore, long: list[tuple[Any, ...]]
+def compact_sketches(
+    connection: psycopg.Connection[Any], database: Database, store: AggregationStore, grown_rows: list[tuple[Any, ...]]
 ) -> None:
     """Compact the sketches in the rows that the merge returned."""
     from tidemill_contract.functions import sketches
 
-    partials = sketched(store)
+    partials = sketch_partials(store)
     sets = ", ".join(f"{quote(p.column)} = %s" for p in partials)
     update = (
         f"UPDATE {database.qualified(store.table)} SET {sets}"
         " WHERE window_start = %s AND tableoid = %s AND ctid = %s::text::tid"
     )
     rows = []
-    for start, table, place, *stored in long:
+    for start, table, ctid, *stored in grown_rows:
         values = [
             sketches.compact(partial, sketch) if sketch is not None and len(sketch) > SKETCH_BYTES else sketch
             for partial, sketch in zip(partials, stored, strict=True)
         ]
-        rows.append((*values, start, table, place))
+        rows.append((*values, start, table, ctid))
     if rows:
         connection.cursor().executemany(update, rows)

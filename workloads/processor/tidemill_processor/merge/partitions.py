@@ -14,12 +14,12 @@ from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables import events, readers
 from tidemill_contract.tables.definition import NO_ELEMENT
 from tidemill_contract.tables.readers import LIVE
-from tidemill_contract.tables.storage import new_partitions, partition_days
+from tidemill_contract.tables.time_partitions import new_partitions, partition_days
 from tidemill_contract.times import rfc3339_ms
 from tidemill_processor.batches.batch import DATA, ELEMENT, OFFSET, PARTITION, TIME, Batch
 from tidemill_processor.database import Database
 
-MADE_AT_ONCE = 20
+MAX_CREATED_AT_ONCE = 20
 """The maximum number of partitions to create in one transaction, because each partition needs several locks."""
 
 
@@ -28,24 +28,24 @@ class Partitions:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._held: dict[str, set[int]] = {}
+        self._existing_days: dict[str, set[int]] = {}
 
     def ensure(self, connection: psycopg.Connection[Any], table: str, width: int, times: pl.Series) -> None:
         """Create the partitions of `width` days that a table needs for `times` (epoch ms).
 
         Call this method before the batch's transaction, because creating partitions takes locks.
         """
-        held = self._held.setdefault(table, set())
-        days = set((times // DAY_MS).unique().to_list()) - held
+        existing = self._existing_days.setdefault(table, set())
+        days = set((times // DAY_MS).unique().to_list()) - existing
         if not days:
             return
-        made = new_partitions(days, width, self._spans(connection, table))
-        for at in range(0, len(made), MADE_AT_ONCE):
-            some = made[at : at + MADE_AT_ONCE]
-            firsts, widths = [first for first, _ in some], [end - first for first, end in some]
+        partitions = new_partitions(days, width, self._spans(connection, table))
+        for start in range(0, len(partitions), MAX_CREATED_AT_ONCE):
+            chunk = partitions[start : start + MAX_CREATED_AT_ONCE]
+            firsts, widths = [first for first, _ in chunk], [end - first for first, end in chunk]
             call = f"SELECT {self._database.schema}.ensure_partitions(%s, %s::integer[], %s::integer[])"
             connection.execute(call, (table, firsts, widths))
-        held |= days
+        existing |= days
 
     def _spans(self, connection: psycopg.Connection[Any], table: str) -> list[tuple[int, int]]:
         epoch = "date '1970-01-01'"
@@ -57,30 +57,30 @@ class Partitions:
         return connection.execute(query, (self._database.qualified(table),)).fetchall()
 
 
-class KeptEvents:
+class RawEventStore:
     """Stores raw events if the spec asks for raw events."""
 
     def __init__(self, database: Database, config: PipelineConfig, partitions: Partitions) -> None:
         self._database, self._partitions = database, partitions
-        self._wanted = config.spec.events.store and database.reader == LIVE
+        self._enabled = config.spec.events.store and database.reader == LIVE
         self._retention_ms = parse_ms(config.spec.events.retention)
 
     def prepare(self, connection: psycopg.Connection[Any], batch: Batch) -> pl.DataFrame | None:
         """Create the partitions for a batch's raw events. Return the events to store, or None if there are none."""
-        if not self._wanted or DATA not in batch.frame.columns or not batch.frame.height:
+        if not self._enabled or DATA not in batch.frame.columns or not batch.frame.height:
             return None
         row = connection.execute(readers.watermark(self._database.schema), (LIVE,)).fetchone()
-        element = pl.col(ELEMENT) if batch.elements is not None else pl.lit(NO_ELEMENT)
-        kept = batch.frame.select(TIME, PARTITION, OFFSET, element.alias(ELEMENT), DATA)
+        element = pl.col(ELEMENT) if batch.origins is not None else pl.lit(NO_ELEMENT)
+        frame = batch.frame.select(TIME, PARTITION, OFFSET, element.alias(ELEMENT), DATA)
         if row is not None and row[0] is not None:
-            kept = kept.filter(pl.col(TIME) >= row[0] - self._retention_ms)
-        self._partitions.ensure(connection, events.TABLE.name, partition_days(self._retention_ms), kept[TIME])
-        return kept
+            frame = frame.filter(pl.col(TIME) >= row[0] - self._retention_ms)
+        self._partitions.ensure(connection, events.TABLE.name, partition_days(self._retention_ms), frame[TIME])
+        return frame
 
-    def store(self, connection: psycopg.Connection[Any], kept: pl.DataFrame | None, epochs: Mapping[int, int]) -> None:
+    def store(self, connection: psycopg.Connection[Any], frame: pl.DataFrame | None, epochs: Mapping[int, int]) -> None:
         """Store the raw events in the batch's transaction."""
-        if kept is None or not kept.height:
+        if frame is None or not frame.height:
             return
         with connection.cursor().copy(events.copy(self._database.schema)) as copy:
-            for time, partition, offset, element, data in kept.iter_rows():
+            for time, partition, offset, element, data in frame.iter_rows():
                 copy.write_row((rfc3339_ms(time), epochs[partition], partition, offset, element, data))

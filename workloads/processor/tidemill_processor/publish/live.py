@@ -18,9 +18,9 @@ import redis
 from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_processor import metrics
-from tidemill_processor.blame import is_fault
 from tidemill_processor.database import AggregationStore, Database
-from tidemill_processor.keeper.duties import Attempt, Duty, at_once
+from tidemill_processor.errors import is_permanent
+from tidemill_processor.keeper.duties import Duty, RunDuty, run_directly
 from tidemill_processor.time.closing import Clock
 from tidemill_processor.transaction import Change
 from tidemill_processor.windows.reader import WindowReader
@@ -35,12 +35,12 @@ CHANGE_BYTES = 4 * 1024 * 1024
 STREAM_LENGTH = 10_000
 STREAM_BYTES = 16 * 1024 * 1024
 """The maximum total size (bytes) of the stream entries from one processor. Beyond it, the oldest are removed."""
-ASK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 
 Entry = dict[str, Any]
 
 
-class Live:
+class LiveSender:
     """Sends changed rows, and the times up to which windows are closed, to live clients."""
 
     def __init__(
@@ -61,11 +61,11 @@ class Live:
         self._lock = threading.Lock()
         self._changes: dict[str, list[Change]] = {}
         self._listening = False
-        self._asked_at = -ASK_SECONDS
+        self._checked_at = -CHECK_SECONDS
         self._written: deque[tuple[bytes, int]] = deque()
         self._bytes = 0
 
-    def note(self, changes: Sequence[Change]) -> None:
+    def add(self, changes: Sequence[Change]) -> None:
         """Remember the changes of a commit if a client is listening."""
         if not self._listening:
             return
@@ -73,21 +73,21 @@ class Live:
             for change in changes:
                 self._changes.setdefault(change.aggregation, []).append(change)
 
-    def run(self, connection: psycopg.Connection[Any], clock: Clock, attempt: Attempt = at_once) -> None:
+    def run(self, connection: psycopg.Connection[Any], clock: Clock, run_duty: RunDuty = run_directly) -> None:
         """Send the remembered changes. If Redis does not answer, the changes are dropped.
 
         Raises:
             redis.RedisError, BreakerOpen: Redis does not answer.
         """
         try:
-            if not self._ask():
+            if not self._check_listeners():
                 return
             with self._lock:
                 changes, self._changes = self._changes, {}
             for name, list_ in changes.items():
                 entries: list[Entry] = []
                 duty = Duty("live", name, self._stores[name].version)
-                attempt(connection, duty, partial(self._read, connection, name, list_, clock, entries))
+                run_duty(connection, duty, partial(self._read, connection, name, list_, clock, entries))
                 # If a live entry is lost, the API notices the missing revision, and reads the tables in Postgres.
                 for entry in entries:
                     self._send(entry)
@@ -100,10 +100,10 @@ class Live:
             self._listening = False
             raise
 
-    def _ask(self) -> bool:
-        if time.monotonic() - self._asked_at < ASK_SECONDS:
+    def _check_listeners(self) -> bool:
+        if time.monotonic() - self._checked_at < CHECK_SECONDS:
             return self._listening
-        self._asked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         listening = bool(self._call(self._redis.exists, self._listeners))
         if listening and not self._listening:
             self._send({"begin": True})
@@ -121,9 +121,9 @@ class Live:
         clock: Clock,
         entries: list[Entry],
     ) -> int:
-        store, closed = self._stores[name], clock.closed.get(name)
+        store, closed = self._stores[name], clock.closed_until.get(name)
         revs = [c.rev for c in changes]
-        first = min(c.first_pane for c in changes) - store.layout.reach_ms
+        first = min(c.first_pane for c in changes) - store.layout.max_lookback_ms
         last = max(c.last_pane for c in changes)
         whole: Entry = {
             "aggregation": name, "version": store.version, "rev": max(revs), "revs": revs,
@@ -137,15 +137,15 @@ class Live:
                 rows = list(self._readers[name].read(connection, first, last, revs=revs, limit=MAX_ROWS + 1))
             for row in rows:
                 row["closed"] = closed is not None and _epoch_ms(row["window_end"]) <= closed
-            cut = _pieces([msgspec.json.encode(row) for row in rows])
+            pieces = _pieces([msgspec.json.encode(row) for row in rows])
         except Exception as error:
-            if is_fault(error):
+            if is_permanent(error):
                 entries.append(whole)
             raise
-        if cut is None:
+        if pieces is None:
             entries.append(whole)
             return 0
-        *before, rest = cut
+        *before, rest = pieces
         part = {"part_of": name, "version": store.version, "rev": max(revs)}
         entries += [{**part, "rows": piece} for piece in before]
         entries.append({**whole, "rows": rest, "truncated": bool(before), "parts": len(before)})

@@ -21,11 +21,11 @@ class Backlog:
         self._read_to: dict[int, tuple[Position, int]] = {}
         self._lag: dict[int, int] | None = None
         self._asked_at = float("-inf")
-        self._news: tuple[dict[int, int], float] | None = None
+        self._new_ends: tuple[dict[int, int], float] | None = None
 
-    def reached(self, partition: int, position: Position) -> int:
+    def reached_offset(self, partition: int, position: Position) -> int:
         """Return the offset up to which a partition was read. Transaction markers at the end count as read."""
-        read = self._source.end_read(partition)
+        read = self._source.last_end_reached(partition)
         if read > position.next_offset:
             self._read_to[partition] = position, read
         recorded, at = self._read_to.get(partition, (None, 0))
@@ -37,9 +37,9 @@ class Backlog:
         for partition in self._source.assigned:
             position = positions.get(partition)
             if position is not None and partition in ends:
-                lag[partition] = max(0, ends[partition] - self.reached(partition, position))
+                lag[partition] = max(0, ends[partition] - self.reached_offset(partition, position))
         self._show(lag)
-        self._asked_at, self._news = asked_at, (ends, asked_at)
+        self._asked_at, self._new_ends = asked_at, (ends, asked_at)
 
     def expire(self) -> None:
         """Set the lag to unknown if the last end offsets are older than `FRESH_SECONDS`."""
@@ -53,10 +53,10 @@ class Backlog:
             metrics.LAG.labels(partition=str(partition)).set(behind)
         self._lag = lag
 
-    def news(self) -> tuple[dict[int, int], float] | None:
+    def take_new_ends(self) -> tuple[dict[int, int], float] | None:
         """Return end offsets from Kafka and the time of the request, or None if Kafka has sent no new answer."""
-        news, self._news = self._news, None
-        return news
+        ends, self._new_ends = self._new_ends, None
+        return ends
 
     @property
     def events(self) -> int | None:

@@ -17,14 +17,14 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from quixstreams import Application
 from quixstreams.kafka import ConnectionConfig
 
-from tidemill_chassis.kafka_clients import RECONNECTING
+from tidemill_chassis.kafka_clients import FAST_RECONNECT
 from tidemill_chassis.resilience.failures import kafka_fatal
 from tidemill_contract import names
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
-from tidemill_processor.source.clusters import ASK_SECONDS, SourceLogin
+from tidemill_processor.source.clusters import REQUEST_SECONDS, SourceLogin
 from tidemill_processor.source.seeks import Seeks
-from tidemill_processor.source.slots import Slots, numbers, places, slots_of, slotted
-from tidemill_processor.source.staged import staged
+from tidemill_processor.source.slots import Slots, assigned_slots, slots_of, topic_partitions, with_slots
+from tidemill_processor.source.stage_topic import wrap_staged
 from tidemill_processor.source.topic_admin import TopicAdmin
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ CONSUMER_TUNING: Mapping[str, Any] = {
     "fetch.message.max.bytes": 4 * 1024 * 1024,
     # If a broker does not answer a fetch within 30 s, the consumer reconnects.
     "socket.timeout.ms": 30_000,
-    **RECONNECTING,
+    **FAST_RECONNECT,
     "enable.partition.eof": True,
     "statistics.interval.ms": 0,
     "max.poll.interval.ms": 300_000,
@@ -47,25 +47,25 @@ CONSUMER_TUNING: Mapping[str, Any] = {
 }
 
 # A consumer of several topics looks for new partitions every 15 s.
-_SEVERAL_TUNING: Mapping[str, Any] = {"topic.metadata.refresh.interval.ms": 15_000}
+_MULTI_TOPIC_TUNING: Mapping[str, Any] = {"topic.metadata.refresh.interval.ms": 15_000}
 
 LEAVE_SECONDS = 3.0
 """The maximum time (seconds) to leave the consumer group."""
 
 
 @dataclass
-class Polled:
+class PollResult:
     """The result of one consume call.
 
     Attributes:
         messages: the records of ready partitions.
         out_of_range: the partitions in which Kafka no longer has the requested offset.
-        failed: the first error that concerns the connection or the topic, or None.
+        error: the first error that concerns the connection or the topic, or None.
     """
 
     messages: list[Any] = field(default_factory=list)
     out_of_range: set[int] = field(default_factory=set)
-    failed: KafkaError | None = None
+    error: KafkaError | None = None
 
 
 class Source:
@@ -79,10 +79,10 @@ class Source:
     def __init__(self, settings: WorkloadSettings, config: PipelineConfig) -> None:
         self._settings, self._config = settings, config
         self.login = SourceLogin(settings, config)
-        self._connection, self._outdated = self.login.current(), False
+        self._connection, self._connection_changed = self.login.current(), False
         self.slots, self.topic = slots_of(config)
-        self._several, self._staged = config.spec.source.several, config.spec.transform.python is not None
-        self._held: list[TopicPartition] = []
+        self._multi_topic, self._staged = config.spec.source.is_multi_topic, config.spec.transform.python is not None
+        self._assigned_partitions: list[TopicPartition] = []
         self._application = _application(settings, config, self._connection)
         self._consumer = self._application.get_consumer(auto_commit_enable=False)
         self._admin = TopicAdmin(self._connection)
@@ -92,7 +92,7 @@ class Source:
         self._ends_read: dict[int, int] = {}
         self._seeks = Seeks()
         self.lost_at: float | None = None
-        self._had: frozenset[int] = frozenset({0})
+        self._last_assigned: frozenset[int] = frozenset({0})
 
     def subscribe(self, slots: Slots | None = None) -> None:
         """Join the consumer group for the topics of `slots` (by default, the current slots)."""
@@ -102,7 +102,7 @@ class Source:
             return
         self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
-    def learn(self, slots: Slots) -> None:
+    def update_slots(self, slots: Slots) -> None:
         """Use a new mapping of partitions to slots (unique numbers).
 
         If the mapping has changed, pause all partitions.
@@ -110,25 +110,25 @@ class Source:
         if slots == self.slots:
             return
         if slots.topics != self.slots.topics:
-            self.subscribe(slots)  # If `subscribe` fails, the next call of `learn` tries again.
+            self.subscribe(slots)  # If `subscribe` fails, the next call of `update_slots` tries again.
         log.info("topics: %s", ", ".join(slots.topics) or "none")
-        self.stop()
+        self.pause()
         self.slots = slots
-        self.assigned = numbers(self.slots, self._held)
+        self.assigned = assigned_slots(self.slots, self._assigned_partitions)
         self._forget()
 
-    def follow_login(self) -> None:
+    def refresh_login(self) -> None:
         """Use changed client settings.
 
-        Call this method regularly, in the same thread as `ends`.
+        Call this method regularly, in the same thread as `end_offsets`.
         """
-        if self.login.changed():
+        if self.login.has_changed():
             log.info("the login for the Kafka cluster %s has changed", self.login.servers)
             self._connection = self.login.current()
             self._admin.connect(self._connection)
-            self._outdated = True
+            self._connection_changed = True
 
-    def renew(self) -> None:
+    def replace_consumer(self) -> None:
         """Replace the consumer after a fatal error. The partitions are assigned again."""
         self._on_revoke(self._consumer, [])
         self._consumer.close()  # type: ignore[no-untyped-call]
@@ -141,12 +141,12 @@ class Source:
             partition.offset = 0
         consumer.assign(partitions)
         consumer.pause(partitions)
-        self._held, self.assigned = partitions, numbers(self.slots, partitions)
-        self._had, self.lost_at = self.assigned or self._had, None
+        self._assigned_partitions, self.assigned = partitions, assigned_slots(self.slots, partitions)
+        self._last_assigned, self.lost_at = self.assigned or self._last_assigned, None
         self._forget()
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        self._held, self.assigned = [], frozenset()
+        self._assigned_partitions, self.assigned = [], frozenset()
         self._forget()
 
     def _on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
@@ -164,50 +164,50 @@ class Source:
         """The partitions that are being read."""
         return frozenset(self._ready)
 
-    def poll(self, limit: int, timeout_seconds: float) -> Polled:
-        """Wait up to `timeout_seconds` for up to `limit` records. An error is returned in `failed`."""
-        if self._outdated:
-            self._outdated = False
+    def poll(self, limit: int, timeout_seconds: float) -> PollResult:
+        """Wait up to `timeout_seconds` for up to `limit` records. An error is returned in `error`."""
+        if self._connection_changed:
+            self._connection_changed = False
             self._application = _application(self._settings, self._config, self._connection)
-            self.renew()
-        polled = Polled()
+            self.replace_consumer()
+        polled = PollResult()
         generation = self.generation
         try:
             messages = self._consumer.consume(limit, timeout_seconds)
         except KafkaException as error:
-            polled.failed = error.args[0]
+            polled.error = error.args[0]
             return polled
         if generation != self.generation:
             # If the assignment changed during `consume`, drop all records. The dropped records are read again.
-            polled.failed = next((fatal for message in messages if kafka_fatal(fatal := message.error())), None)
+            polled.error = next((fatal for message in messages if kafka_fatal(fatal := message.error())), None)
             return polled
-        if self._several:
-            messages = slotted(messages, self.slots)  # type: ignore[assignment]
-        if self._seeks.sought:
-            # Pause partitions that started at a wrong offset, until `start` seeks again.
-            self.stop(self._seeks.failed(messages))
+        if self._multi_topic:
+            messages = with_slots(messages, self.slots)  # type: ignore[assignment]
+        if self._seeks.requested:
+            # Pause partitions that started at a wrong offset, until `start_reading` seeks again.
+            self.pause(self._seeks.find_failed(messages))
         # Remove messages with an error, because the value of such a message is the error's text.
-        troubled = [message for message in messages if message.error() is not None]
-        for message in troubled:
-            self._note(message, message.error(), polled)
-        records = [message for message in messages if message.error() is None] if troubled else messages
+        failed = [message for message in messages if message.error() is not None]
+        for message in failed:
+            self._handle_error(message, message.error(), polled)
+        records = [message for message in messages if message.error() is None] if failed else messages
         ready = self._ready
         if not ready.issuperset({message.partition() for message in records}):
             records = [message for message in records if message.partition() in ready]
-        polled.messages = staged(records) if self._staged else records
+        polled.messages = wrap_staged(records) if self._staged else records
         return polled
 
-    def _note(self, message: Any, error: KafkaError, polled: Polled) -> None:
+    def _handle_error(self, message: Any, error: KafkaError, polled: PollResult) -> None:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
             if message.partition() in self._ready:
                 self._ends_read[message.partition()] = message.offset()
         elif code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             polled.out_of_range.add(message.partition())
-        elif polled.failed is None or kafka_fatal(error):
-            polled.failed = error
+        elif polled.error is None or kafka_fatal(error):
+            polled.error = error
 
-    def start(self, positions: Mapping[int, int]) -> None:
+    def start_reading(self, positions: Mapping[int, int]) -> None:
         """Start reading partitions at the offsets in `positions`. The partitions must be assigned and paused.
 
         Raises:
@@ -215,39 +215,44 @@ class Source:
         """
         for partition, offset in positions.items():
             try:
-                self._consumer.seek(*places(self.slots, [partition], offset))
+                self._consumer.seek(*topic_partitions(self.slots, [partition], offset))
             except KafkaException as error:
                 if error.args[0].code() == KafkaError._STATE:
                     continue
                 raise
-            self._consumer.resume(places(self.slots, [partition]))
+            self._consumer.resume(topic_partitions(self.slots, [partition]))
             self._ready.add(partition)
-            self._seeks.sought[partition] = offset
+            self._seeks.requested[partition] = offset
 
-    def stop(self, partitions: Iterable[int] | None = None) -> None:
+    def pause(self, partitions: Iterable[int] | None = None) -> None:
         """Pause partitions, by default all, and drop their prefetched records."""
-        mine = [p for p in (self.ready if partitions is None else partitions) if p in self.assigned]
-        self._ready.difference_update(mine)
-        for partition in mine:
+        chosen = [p for p in (self.ready if partitions is None else partitions) if p in self.assigned]
+        self._ready.difference_update(chosen)
+        for partition in chosen:
             self._ends_read.pop(partition, None)
-            self._seeks.sought.pop(partition, None)
-        if mine:
+            self._seeks.requested.pop(partition, None)
+        if chosen:
             try:
-                self._consumer.pause(places(self.slots, mine))
+                self._consumer.pause(topic_partitions(self.slots, chosen))
             except KafkaException as error:
-                log.info("pausing %s: %s", mine, error)
+                log.info("pausing %s: %s", chosen, error)
 
     def report_offsets(self, offsets: Mapping[int, int]) -> None:
         """Report offsets to Kafka, for tools that show lag. Failures are only logged."""
-        mine = [at for p, offset in offsets.items() if p in self.assigned for at in places(self.slots, [p], offset)]
-        if not mine:
+        reported = [
+            at
+            for p, offset in offsets.items()
+            if p in self.assigned
+            for at in topic_partitions(self.slots, [p], offset)
+        ]
+        if not reported:
             return
         try:
-            self._consumer.commit(offsets=mine, asynchronous=True)
+            self._consumer.commit(offsets=reported, asynchronous=True)
         except KafkaException as error:
             log.debug("offsets not reported: %s", error)
 
-    def ends(self) -> dict[int, int]:
+    def end_offsets(self) -> dict[int, int]:
         """Return the end offsets of the assigned partitions.
 
         Without an assignment, return the end offsets of the previously assigned partitions.
@@ -255,15 +260,15 @@ class Source:
         Raises:
             KafkaException: no end is known.
         """
-        asked = self.assigned or self._had
-        return self._admin.ends({at: p for p in asked if (at := self.slots.place(p)) is not None})
+        slots = self.assigned or self._last_assigned
+        return self._admin.end_offsets({at: p for p in slots if (at := self.slots.topic_and_partition(p)) is not None})
 
-    def untold(self, ends: Mapping[int, int]) -> frozenset[int]:
+    def missing_ends(self, ends: Mapping[int, int]) -> frozenset[int]:
         """Return the partitions for which `ends` has no end offset."""
-        missing = (self.assigned or self._had) - ends.keys()
-        return frozenset(p for p in missing if self.slots.place(p) is not None)
+        missing = (self.assigned or self._last_assigned) - ends.keys()
+        return frozenset(p for p in missing if self.slots.topic_and_partition(p) is not None)
 
-    def end_read(self, partition: int) -> int:
+    def last_end_reached(self, partition: int) -> int:
         """Return the end offset that the consumer last reached in a partition, or -1."""
         return self._ends_read.get(partition, -1)
 
@@ -273,16 +278,16 @@ class Source:
         Raises:
             KafkaException: Kafka is not reachable, or the pipeline's only topic does not exist.
         """
-        return self._admin.describe(self.slots.topics, several=self._several)
+        return self._admin.describe(self.slots.topics, multi_topic=self._multi_topic)
 
-    def range_of(self, partition: int) -> tuple[int, int]:
+    def offset_range(self, partition: int) -> tuple[int, int]:
         """Return the first available offset and the end offset of a partition.
 
         Raises:
             KafkaException: Kafka is not reachable.
         """
-        (asked,) = places(self.slots, [partition])
-        low, high = self._consumer.get_watermark_offsets(asked, timeout=ASK_SECONDS)
+        (topic_partition,) = topic_partitions(self.slots, [partition])
+        low, high = self._consumer.get_watermark_offsets(topic_partition, timeout=REQUEST_SECONDS)
         self.heard_at = time.monotonic()
         return low, high
 
@@ -294,9 +299,9 @@ class Source:
         Raises:
             KafkaException: Kafka is not reachable.
         """
-        (asked,) = places(self.slots, [partition], time_ms)
-        offset = self._consumer.offsets_for_times([asked], timeout=ASK_SECONDS)[0].offset
-        return int(offset) if offset >= 0 else self.range_of(partition)[1]
+        (topic_partition,) = topic_partitions(self.slots, [partition], time_ms)
+        offset = self._consumer.offsets_for_times([topic_partition], timeout=REQUEST_SECONDS)[0].offset
+        return int(offset) if offset >= 0 else self.offset_range(partition)[1]
 
     def close(self) -> None:
         """Leave the consumer group, so that other members take over at once."""
@@ -319,7 +324,7 @@ def _application(settings: WorkloadSettings, config: PipelineConfig, connection:
             **CONSUMER_TUNING,
             "session.timeout.ms": settings.session_timeout_ms,
             "heartbeat.interval.ms": max(500, settings.session_timeout_ms // 6),
-            **(_SEVERAL_TUNING if config.spec.source.several else {}),
+            **(_MULTI_TOPIC_TUNING if config.spec.source.is_multi_topic else {}),
             **({"group.instance.id": settings.instance} if settings.instance else {}),
         },
     )

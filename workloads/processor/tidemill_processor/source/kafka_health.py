@@ -23,34 +23,34 @@ class KafkaHealth:
         answered_at: the time at which the last answered request was sent (monotonic seconds).
     """
 
-    def __init__(self, guard: Guard, renew: Callable[[], None]) -> None:
+    def __init__(self, guard: Guard, replace_consumer: Callable[[], None]) -> None:
         self._guard = guard
-        self._renew = renew
+        self._replace_consumer = replace_consumer
         self._failed_at = 0.0
         self.error = "not connected yet"
         self.answered_at = 0.0
 
-    def allows(self) -> bool:
+    def can_read(self) -> bool:
         """Return whether the loop may read."""
         return self._guard.allow()
 
-    def failed(self, error: Any) -> None:
+    def record_failure(self, error: Any) -> None:
         """Record an error, and replace the consumer after a fatal error."""
         text = error.str() if isinstance(error, KafkaError) else str(error)
         if self.error != text:
             log.warning("kafka: %s", text)
         self.error, self._failed_at = text, time.monotonic()
-        self._guard.failure()
+        self._guard.record_failure()
         if kafka_fatal(error):
             # A fatal error such as FENCED_INSTANCE_ID requires a new consumer.
-            self._renew()
+            self._replace_consumer()
 
-    def answered(self, asked_at: float) -> None:
+    def record_answer(self, asked_at: float) -> None:
         """Record that Kafka answered a request. `asked_at` is the time of the request (monotonic seconds)."""
         if asked_at < self._failed_at:
             return
         self.error, self.answered_at = "", asked_at
         if self._guard.state == "closed":
-            self._guard.success()
+            self._guard.record_success()
         else:
-            self._guard.recovered(asked_at)
+            self._guard.record_recovery(asked_at)

@@ -19,23 +19,23 @@ class Seeks:
     """Remembers the requested offset of each partition until the first record after the seek arrives."""
 
     def __init__(self) -> None:
-        self.sought: dict[int, int] = {}
+        self.requested: dict[int, int] = {}
         self._gaps: dict[int, list[tuple[int, int]]] = {}
 
     def clear(self) -> None:
         """Forget all requested offsets."""
-        self.sought.clear()
+        self.requested.clear()
         self._gaps.clear()
 
-    def failed(self, messages: Iterable[Any]) -> list[int]:
+    def find_failed(self, messages: Iterable[Any]) -> list[int]:
         """Return the partitions whose first record after a seek has a wrong offset."""
         again: list[int] = []
         for message in messages:
             partition, error = message.partition(), message.error()
-            sought = self.sought.get(partition)
+            sought = self.requested.get(partition)
             if sought is None or (error is not None and error.code() != KafkaError._PARTITION_EOF):
                 continue
-            del self.sought[partition]
+            del self.requested[partition]
             gaps, gap = self._gaps.setdefault(partition, []), (sought, message.offset())
             if gap[0] != gap[1] and (gap[1] < sought or gaps.count(gap) < GAP_SIGHTINGS):
                 log.info("partition %d: sought offset %d, but got offset %d; seeking again", partition, *gap)

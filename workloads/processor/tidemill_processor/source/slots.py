@@ -10,12 +10,12 @@ import psycopg
 from confluent_kafka import OFFSET_INVALID, KafkaError, TopicPartition
 
 from tidemill_contract.runtime import PipelineConfig
-from tidemill_contract.tables import slots as table
+from tidemill_contract.tables import slots as slots_table
 
-Place = tuple[str, int]
+TopicAndPartition = tuple[str, int]
 """A topic and a partition."""
 
-GONE = (
+MISSING_TOPIC_ERRORS = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
@@ -29,16 +29,16 @@ class Slots(Protocol):
     @property
     def topics(self) -> tuple[str, ...]: ...  # noqa: D102
 
-    def of(self, topic: str, partition: int) -> int | None:
+    def slot_of(self, topic: str, partition: int) -> int | None:
         """Return the slot of a partition. If the partition has no slot yet or is not read, return None."""
 
-    def place(self, slot: int) -> Place | None:
+    def topic_and_partition(self, slot: int) -> TopicAndPartition | None:
         """Return the topic and the partition of a slot, or None if the slot is not read."""
 
-    def added(self, slot: int) -> bool:
+    def is_added(self, slot: int) -> bool:
         """Return whether a slot was added to a running pipeline."""
 
-    def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
+    def topic_ids(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
         """Return the topic id of each slot."""
 
 
@@ -53,19 +53,19 @@ class OneTopic:
         """The topic."""
         return (self.topic,)
 
-    def of(self, topic: str, partition: int) -> int | None:
+    def slot_of(self, topic: str, partition: int) -> int | None:
         """Return the partition."""
         return partition
 
-    def place(self, slot: int) -> Place | None:
+    def topic_and_partition(self, slot: int) -> TopicAndPartition | None:
         """Return the topic and the partition."""
         return self.topic, slot
 
-    def added(self, slot: int) -> bool:
+    def is_added(self, slot: int) -> bool:
         """Return False, because the operator sets the first position of each added partition."""
         return False
 
-    def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
+    def topic_ids(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
         """Return the topic's id for each partition."""
         topic_id, partitions = described[self.topic]
         return dict.fromkeys(range(partitions), topic_id)
@@ -75,11 +75,11 @@ class OneTopic:
 class SeveralTopics:
     """The slots of a pipeline with a list of topics. The operator assigns the slots."""
 
-    places: Mapping[int, Place] = field(default_factory=dict)
-    late: frozenset[int] = frozenset()
+    partitions: Mapping[int, TopicAndPartition] = field(default_factory=dict)
+    added_slots: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_slots", {place: slot for slot, place in self.places.items()})
+        object.__setattr__(self, "_slots", {place: slot for slot, place in self.partitions.items()})
 
     @classmethod
     def read(cls, connection: psycopg.Connection[Any], schema: str) -> SeveralTopics:
@@ -88,32 +88,32 @@ class SeveralTopics:
         Raises:
             psycopg.Error: Postgres failed.
         """
-        rows = connection.execute(table.reading(schema)).fetchall()
-        places = {slot: (topic, partition) for slot, topic, partition, _ in rows}
-        return cls(places, frozenset(slot for slot, _, _, added in rows if added))
+        rows = connection.execute(slots_table.active_slots(schema)).fetchall()
+        partitions = {slot: (topic, partition) for slot, topic, partition, _ in rows}
+        return cls(partitions, frozenset(slot for slot, _, _, added in rows if added))
 
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics of all slots, sorted by name."""
-        return tuple(sorted({topic for topic, _ in self.places.values()}))
+        return tuple(sorted({topic for topic, _ in self.partitions.values()}))
 
-    def of(self, topic: str, partition: int) -> int | None:
+    def slot_of(self, topic: str, partition: int) -> int | None:
         """Return the slot of a partition. If the partition has no slot yet or is not read, return None."""
         slot: int | None = self._slots.get((topic, partition))  # type: ignore[attr-defined]
         return slot
 
-    def place(self, slot: int) -> Place | None:
+    def topic_and_partition(self, slot: int) -> TopicAndPartition | None:
         """Return the topic and the partition of a slot, or None if the slot is not read."""
-        return self.places.get(slot)
+        return self.partitions.get(slot)
 
-    def added(self, slot: int) -> bool:
+    def is_added(self, slot: int) -> bool:
         """Return whether a slot was added to a running pipeline, and is therefore read from the beginning."""
-        return slot in self.late
+        return slot in self.added_slots
 
-    def numbers(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
+    def topic_ids(self, described: Mapping[str, tuple[str, int]]) -> dict[int, str]:
         """Return the topic id of each slot."""
-        by_slot = {slot: described[topic] for slot, (topic, _) in self.places.items() if topic in described}
-        return {slot: topic_id for slot, (topic_id, count) in by_slot.items() if self.places[slot][1] < count}
+        by_slot = {slot: described[topic] for slot, (topic, _) in self.partitions.items() if topic in described}
+        return {slot: topic_id for slot, (topic_id, count) in by_slot.items() if self.partitions[slot][1] < count}
 
 
 class SlottedMessage:
@@ -158,33 +158,33 @@ class SlottedMessage:
         return error
 
 
-def slotted(messages: Iterable[Any], of: Slots) -> list[SlottedMessage]:
+def with_slots(messages: Iterable[Any], slots: Slots) -> list[SlottedMessage]:
     """Replace the partition of each message with the slot, or with -1 if the partition has no slot."""
-    kept = []
+    slotted = []
     for message in messages:
         error = message.error()
-        if error is not None and error.code() in GONE:
+        if error is not None and error.code() in MISSING_TOPIC_ERRORS:
             continue
         topic, partition = message.topic(), message.partition()
-        slot = of.of(topic, partition) if topic is not None and partition is not None else None
-        kept.append(SlottedMessage(message, -1 if slot is None else slot))
-    return kept
+        slot = slots.slot_of(topic, partition) if topic is not None and partition is not None else None
+        slotted.append(SlottedMessage(message, -1 if slot is None else slot))
+    return slotted
 
 
 def slots_of(config: PipelineConfig) -> tuple[Slots, str]:
     """Return a pipeline's slots, and the names of the topics as one text."""
-    if config.spec.source.several:
+    if config.spec.source.is_multi_topic:
         return SeveralTopics(), ", ".join(config.source_topics)
     return OneTopic(config.read_topic), config.read_topic
 
 
-def numbers(slots: Slots, partitions: Iterable[TopicPartition]) -> frozenset[int]:
+def assigned_slots(slots: Slots, partitions: Iterable[TopicPartition]) -> frozenset[int]:
     """Return the slots of partitions. Partitions without a slot are left out."""
-    slot_numbers = (slots.of(at.topic, at.partition) for at in partitions)
+    slot_numbers = (slots.slot_of(at.topic, at.partition) for at in partitions)
     return frozenset(slot for slot in slot_numbers if slot is not None)
 
 
-def places(slots: Slots, chosen: Iterable[int], offset: int = OFFSET_INVALID) -> list[TopicPartition]:
+def topic_partitions(slots: Slots, chosen: Iterable[int], offset: int = OFFSET_INVALID) -> list[TopicPartition]:
     """Return the partitions of slots. Slots that are not read are left out."""
-    partitions = (slots.place(slot) for slot in chosen)
+    partitions = (slots.topic_and_partition(slot) for slot in chosen)
     return [TopicPartition(*place, offset) for place in partitions if place is not None]

@@ -21,7 +21,7 @@ from tidemill_contract import names
 from tidemill_contract.duration import parse_ms
 from tidemill_contract.events.fields import MAX_RECORD_BYTES
 from tidemill_contract.runtime import PipelineConfig, WorkloadSettings
-from tidemill_contract.staged import Origin
+from tidemill_contract.stage_records import Origin
 from tidemill_processor.stage import metrics
 from tidemill_processor.stage.calls import CallMemory
 from tidemill_processor.stage.rewriting import Rewriter
@@ -35,9 +35,9 @@ ABORT_SECONDS = 5.0
 """After partitions were lost, aborting the transaction may take at most this many seconds."""
 LEAVE_SECONDS = 5.0
 """How long (seconds) the process may take to leave the consumer group."""
-_ROOM_MS = 10_000
+_MARGIN_MS = 10_000
 """A transaction's timeout is the call timeout plus the flush interval plus this many milliseconds."""
-_LEAST_POLL_MS = 300_000
+_MIN_POLL_MS = 300_000
 
 _CONSUMER: Mapping[str, Any] = {
     "fetch.queue.backoff.ms": 5,
@@ -61,7 +61,7 @@ _PRODUCER: Mapping[str, Any] = {
 }
 
 
-class _Leaving(Application):
+class _LeavingApplication(Application):
     """An application that leaves its consumer group when it stops. So other processes take over at once."""
 
     leaves = True
@@ -105,7 +105,7 @@ class StageApplication:
         assert python is not None  # noqa: S101 - the pipeline has a stage
         timeout_ms, flush_ms = parse_ms(python.timeout), parse_ms(config.spec.processor.flush_interval)
         static = {"group.instance.id": settings.instance} if settings.instance else {}
-        self._application = _Leaving(
+        self._application = _LeavingApplication(
             broker_address=ConnectionConfig.from_librdkafka_dict(dict(connection), ignore_extras=True),
             consumer_group=group,
             auto_offset_reset="earliest",
@@ -117,21 +117,21 @@ class StageApplication:
             use_changelog_topics=False,
             state_dir=tempfile.gettempdir(),
             loglevel=None,
-            on_message_processed=self._processed if given_up else None,
+            on_message_processed=self._on_processed if given_up else None,
             consumer_extra_config={
                 **connection,
                 **_CONSUMER,
                 **static,
                 "session.timeout.ms": settings.session_timeout_ms,
                 "heartbeat.interval.ms": max(500, settings.session_timeout_ms // 6),
-                "max.poll.interval.ms": max(_LEAST_POLL_MS, 2 * timeout_ms),
+                "max.poll.interval.ms": max(_MIN_POLL_MS, 2 * timeout_ms),
             },
             producer_extra_config={
                 **connection,
                 **_PRODUCER,
                 # Kafka aborts the transaction of a killed stage after this time. A call of the user's function is part
                 # of the transaction.
-                "transaction.timeout.ms": timeout_ms + flush_ms + _ROOM_MS,
+                "transaction.timeout.ms": timeout_ms + flush_ms + _MARGIN_MS,
                 # When a process starts with the same id, Kafka aborts the open transaction of the previous process.
                 "transactional.id": f"{group}.{settings.instance or uuid.uuid4()}",
             },
@@ -156,7 +156,7 @@ class StageApplication:
         self._application.leaves = leave
         self._application.stop()
 
-    def _processed(self, _topic: str, partition: int, offset: int) -> None:
+    def _on_processed(self, _topic: str, partition: int, offset: int) -> None:
         if (partition, offset) in self._given_up:
             self._context.commit_checkpoint(force=True)
 
@@ -181,4 +181,4 @@ class StageApplication:
                 headers=cast(Any, record.headers),  # Kafka allows null header values, but the type annotation does not
                 partition=at.partition,
             )
-        metrics.note(rewritten.outcome, len(rewritten.records), seconds)
+        metrics.count_record(rewritten.outcome, len(rewritten.records), seconds)

@@ -27,12 +27,12 @@ class Call:
     offset: int
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the call is still running."""
         return self.number % 2 == 1
 
     @property
-    def imports(self) -> bool:
+    def is_import(self) -> bool:
         """Whether the worker is importing the user's file, and not calling a function."""
         return self.partition == _IMPORT
 
@@ -77,10 +77,10 @@ class CallMemory:
 class CallClock:
     """Measures how long a call runs. Time in which the stage was suspended does not count."""
 
-    def __init__(self, most_seconds: float) -> None:
-        self._most = most_seconds
+    def __init__(self, max_step_seconds: float) -> None:
+        self._max_step_seconds = max_step_seconds
         self._number = 0
-        self._seen_at = 0.0
+        self._measured_at = 0.0
         self._seconds = 0.0
 
     def seconds(self, call: Call, now: float) -> float:
@@ -90,9 +90,9 @@ class CallClock:
             call: the call.
             now: monotonic seconds.
         """
-        if call.number != self._number or not call.runs:
+        if call.number != self._number or not call.is_running:
             self._seconds = 0.0
         else:
-            self._seconds += min(now - self._seen_at, self._most)
-        self._number, self._seen_at = call.number, now
+            self._seconds += min(now - self._measured_at, self._max_step_seconds)
+        self._number, self._measured_at = call.number, now
         return self._seconds

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from tidemill_contract.events.details import not_an_object, not_json
+from tidemill_contract.events.event_errors import not_an_object, not_json
 from tidemill_contract.events.fields import MAX_EVENT_BYTES
-from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.events.invalid_events import InvalidEvent, Reason
 from tidemill_contract.files import read_bytes
 
-_SHOWN = 300
+_MAX_ERROR_CHARS = 300
 _MODULE = "tidemill_user_function"
 
 
@@ -32,7 +32,7 @@ class UserFunction:
         self._call: Callable[[Any], Any] | None = None
 
     @property
-    def place(self) -> str:
+    def label(self) -> str:
         """The function and its file, for messages."""
         return f"{self.name} of {self.path.name}"
 
@@ -54,7 +54,7 @@ class UserFunction:
         Raises:
             LoadError: the file cannot be imported, or has no usable function.
         """
-        code = self._compiled()
+        code = self._compile()
         sys.dont_write_bytecode = True
         # Add the folder last, so that a user's file cannot hide a module of Python or Tidemill.
         sys.path.append(str(self.path.parent))
@@ -64,10 +64,10 @@ class UserFunction:
         try:
             exec(code, module.__dict__)  # noqa: S102 - running the user's code is the purpose of the stage
         except BaseException as error:  # Some errors, such as a panic in Polars, do not inherit from Exception.
-            raise LoadError(f"{self.path.name} cannot be imported: {self._told(error)}") from error
-        self._call = self._found(getattr(module, self.name, None))
+            raise LoadError(f"{self.path.name} cannot be imported: {self._describe(error)}") from error
+        self._call = self._check_function(getattr(module, self.name, None))
 
-    def _compiled(self) -> CodeType:
+    def _compile(self) -> CodeType:
         try:
             return compile(read_bytes(self.path), str(self.path), "exec", dont_inherit=True)
         except FileNotFoundError:
@@ -79,15 +79,15 @@ class UserFunction:
             at = f" ({self.path.name}, line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
             raise LoadError(f"{self.path.name} is no Python: {_last_line(error)}{at}") from error
 
-    def _found(self, function: Any) -> Callable[[Any], Any]:
+    def _check_function(self, function: Any) -> Callable[[Any], Any]:
         if not callable(function):
             raise LoadError(f"{self.path.name} has no function {self.name}; add it, or correct function")
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-            raise LoadError(f"{self.place} is async or a generator; return an event, a list of events, or None")
+            raise LoadError(f"{self.label} is async or a generator; return an event, a list of events, or None")
         try:
             inspect.signature(function).bind({})
         except TypeError as error:
-            raise LoadError(f"{self.place} cannot be called with one event: {error}") from None
+            raise LoadError(f"{self.label} cannot be called with one event: {error}") from None
         except ValueError:
             pass  # builtins have no signature
         return function  # type: ignore[no-any-return]
@@ -99,44 +99,50 @@ class UserFunction:
             InvalidEvent: the bytes are not a JSON object, the function failed, or a result is not an event.
         """
         assert self._call is not None  # noqa: S101 - the file is loaded first
-        event = _event(raw)
+        event = _decode_event(raw)
         try:
             returned = self._call(event)
             # `list()` runs user code if the function returned a subclass of list.
             results = [] if returned is None else list(returned) if isinstance(returned, list) else None
         except BaseException as error:
-            raise _failed(self._told(error)) from error
+            raise _transform_error(self._describe(error)) from error
         if results is None:
-            return [self._written(returned, listed=False)]
-        return [self._written(each, listed=True) for each in results]
+            return [self._encode(returned, listed=False)]
+        return [self._encode(each, listed=True) for each in results]
 
-    def _written(self, event: Any, *, listed: bool) -> bytes:
+    def _encode(self, event: Any, *, listed: bool) -> bytes:
         if not isinstance(event, dict):
             kind = type(event).__name__
             if listed:
                 remedy = "a list may contain only events (dict); return None to drop the event"
-                raise _failed(f"{self.place} returned a list with {kind}; {remedy}")
-            raise _failed(f"{self.place} returned {kind}; return an event (dict), a list of events, or None")
+                raise _transform_error(f"{self.label} returned a list with {kind}; {remedy}")
+            raise _transform_error(f"{self.label} returned {kind}; return an event (dict), a list of events, or None")
         try:
             text = _ENCODER.encode(event).encode()
         except BaseException as error:  # encoding runs user code if the event is a subclass of dict
-            raise _failed(f"{self.place} returned an event that is not valid JSON: {_last_line(error)}") from error
+            raise _transform_error(
+                f"{self.label} returned an event that is not valid JSON: {_last_line(error)}"
+            ) from error
         if len(text) > MAX_EVENT_BYTES:
-            raise _failed(f"{self.place} returned an event of {len(text):,} bytes; at most {MAX_EVENT_BYTES:,} fit")
+            raise _transform_error(
+                f"{self.label} returned an event of {len(text):,} bytes; at most {MAX_EVENT_BYTES:,} fit"
+            )
         return text
 
-    def _told(self, error: BaseException) -> str:
+    def _describe(self, error: BaseException) -> str:
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
         place = f" ({self.path.name}, line {lines[-1]})" if lines else ""
         return f"{_last_line(error)}{place}"
 
 
-def _event(raw: bytes) -> dict[str, Any]:
+def _decode_event(raw: bytes) -> dict[str, Any]:
     try:
         event = _DECODER.decode(raw.decode())
     except (ValueError, RecursionError) as error:
         if "int_max_str_digits" in str(error):
-            raise _failed("a number has more than 4,300 digits, which Python does not read; send it as text") from None
+            raise _transform_error(
+                "a number has more than 4,300 digits, which Python does not read; send it as text"
+            ) from None
         raise not_json(raw, error) from error
     if not isinstance(event, dict):
         raise not_an_object(raw)
@@ -157,8 +163,8 @@ def _last_line(error: BaseException) -> str:
         text = " ".join(traceback.format_exception_only(error)[-1].split())
     except Exception:  # the exception's `__str__` may fail
         text = type(error).__name__
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    return text if len(text) <= _MAX_ERROR_CHARS else f"{text[: _MAX_ERROR_CHARS - 1]}…"
 
 
-def _failed(detail: str) -> InvalidEvent:
+def _transform_error(detail: str) -> InvalidEvent:
     return InvalidEvent(Reason.TRANSFORM_FAILED, None, detail)

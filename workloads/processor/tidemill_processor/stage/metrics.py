@@ -27,28 +27,28 @@ STAGE_ENDED = Counter(
 STAGE_LAG = Gauge("tidemill_stage_lag_events", "Records of the source topic that the stage has not committed yet.")
 
 _WRITTEN, _SECONDS = STAGE_WRITTEN._name, FUNCTION_SECONDS._name
-_noted = dict.fromkeys((*OUTCOMES, _WRITTEN, _SECONDS), 0.0)
+_counts = dict.fromkeys((*OUTCOMES, _WRITTEN, _SECONDS), 0.0)
 
 
-def begin_at_zero() -> None:
+def init_counters() -> None:
     """Export each counter with the value 0, before the first increase."""
     for outcome in OUTCOMES:
         STAGE_RECORDS.labels(outcome)
 
 
-def note(outcome: str, written: int, seconds: float) -> None:
+def count_record(outcome: str, written: int, seconds: float) -> None:
     """Count a record in the counters of the worker process."""
-    _noted[outcome] += 1
-    _noted[_WRITTEN] += written
-    _noted[_SECONDS] += seconds
+    _counts[outcome] += 1
+    _counts[_WRITTEN] += written
+    _counts[_SECONDS] += seconds
 
 
 def totals() -> dict[str, float]:
     """Return the values of the worker's counters."""
-    return {STAGE_LOST._name: STAGE_LOST._value.get(), **_noted}
+    return {STAGE_LOST._name: STAGE_LOST._value.get(), **_counts}
 
 
-def count(before: Mapping[str, float], now: Mapping[str, float]) -> None:
+def add_difference(before: Mapping[str, float], now: Mapping[str, float]) -> None:
     """Increase the counters by the difference between two reports of a worker."""
     plain = {metric._name: metric for metric in (STAGE_WRITTEN, FUNCTION_SECONDS, STAGE_LOST)}
     for name, value in now.items():

@@ -12,13 +12,13 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from tidemill_contract.staged import Origin, read_origin
+from tidemill_contract.stage_records import Origin, read_origin
 from tidemill_contract.times import epoch_ms, read_start
 from tidemill_processor.stage import metrics
 
 log = logging.getLogger(__name__)
 
-ASK_SECONDS = 10.0
+REQUEST_SECONDS = 10.0
 """The timeout of a request to Kafka, in seconds."""
 _READ_SECONDS = 30.0
 _STEP = 200
@@ -28,7 +28,7 @@ class PositionsLost(Exception):
     """Raised if neither the consumer group nor the stage topic shows the stage's position in the source topic."""
 
 
-class Places:
+class StagePositions:
     """Reads and writes positions outside of the consumer group's transactions."""
 
     def __init__(self, connection: Mapping[str, Any], *, group: str, source: str, stage: str) -> None:
@@ -55,16 +55,19 @@ class Places:
         Raises:
             PositionsLost: the position in a partition cannot be determined.
         """
-        asked = [TopicPartition(self._source, number) for number in range(partitions)]
-        committed = {at.partition: at.offset for at in self._consumer.committed(asked, timeout=ASK_SECONDS)}
+        topic_partitions = [TopicPartition(self._source, number) for number in range(partitions)]
+        positions = self._consumer.committed(topic_partitions, timeout=REQUEST_SECONDS)
+        committed = {at.partition: at.offset for at in positions}
         missing = [number for number, offset in committed.items() if offset < 0]
-        self._tell_losses({number: offset for number, offset in committed.items() if offset >= 0})
-        offsets = {number: self._read_before(number, topic_id, must=offset < 0) for number, offset in committed.items()}
+        self._report_losses({number: offset for number, offset in committed.items() if offset >= 0})
+        offsets = {
+            number: self._recover_offset(number, topic_id, required=offset < 0) for number, offset in committed.items()
+        }
         starts = {number: offset for number, offset in offsets.items() if offset is not None}
         starts = {number: offset for number, offset in starts.items() if offset > committed[number]}
         # `startFrom` applies only to a new stage. Partitions that are added later are read from the beginning.
         if len(missing) == partitions and not starts and start_from != "earliest":
-            starts = self._starts(missing, start_from)
+            starts = self._start_offsets(missing, start_from)
         if not starts:
             return
         log.info("the positions of the consumer group are set: %s", starts)
@@ -78,25 +81,25 @@ class Places:
             if error.args[0].code() not in (KafkaError.UNKNOWN_MEMBER_ID, KafkaError.ILLEGAL_GENERATION):
                 raise
 
-    def _tell_losses(self, committed: Mapping[int, int]) -> None:
+    def _report_losses(self, committed: Mapping[int, int]) -> None:
         for number, offset in committed.items():
             first = self._range(self._source, number)[0]
             if offset < first:
                 log.error("partition %d: offsets %d to %d were deleted before they were read", number, offset, first)
                 metrics.STAGE_LOST.inc(first - offset)
 
-    def _starts(self, partitions: Sequence[int], start_from: str) -> dict[int, int]:
+    def _start_offsets(self, partitions: Sequence[int], start_from: str) -> dict[int, int]:
         if start_from == "latest":
             return {number: self._range(self._source, number)[1] for number in partitions}
         at = epoch_ms(read_start(start_from))
-        asked = [TopicPartition(self._source, number, at) for number in partitions]
-        starts = self._consumer.offsets_for_times(asked, timeout=ASK_SECONDS)
+        topic_partitions = [TopicPartition(self._source, number, at) for number in partitions]
+        starts = self._consumer.offsets_for_times(topic_partitions, timeout=REQUEST_SECONDS)
         return {
-            place.partition: place.offset if place.offset >= 0 else self._range(self._source, place.partition)[1]
-            for place in starts
+            start.partition: start.offset if start.offset >= 0 else self._range(self._source, start.partition)[1]
+            for start in starts
         }
 
-    def _read_before(self, partition: int, topic_id: str, *, must: bool) -> int | None:
+    def _recover_offset(self, partition: int, topic_id: str, *, required: bool) -> int | None:
         low, high = self._range(self._stage, partition)
         if high == 0:
             return None
@@ -111,7 +114,7 @@ class Places:
             step *= 10
         # No origin was found. If `low` is 0, Kafka has not deleted records. In this case, all transactions that
         # wrote to the partition were aborted.
-        if not must or low == 0:
+        if not required or low == 0:
             return None
         raise PositionsLost(
             f"the Python stage has lost its position in partition {partition} of topic {self._source}: Kafka has"
@@ -140,5 +143,5 @@ class Places:
             self._consumer.unassign()
 
     def _range(self, topic: str, partition: int) -> tuple[int, int]:
-        low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ASK_SECONDS)
+        low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=REQUEST_SECONDS)
         return int(low), int(high)

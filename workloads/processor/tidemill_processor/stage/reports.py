@@ -1,4 +1,4 @@
-"""The messages between the stage and a worker: an `Order` to the worker, and `Report`s back.
+"""The messages between the stage and a worker: a `WorkerSetup` to the worker, and `WorkerReport`s back.
 
 Each message is a line of JSON.
 """
@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from tidemill_processor.stage.attempts import Place
+from tidemill_processor.stage.attempts import RecordPosition
 
 
 @dataclass(frozen=True)
 class Refusal:
     """A record that becomes a dead letter without a call of the user's function, and the reason."""
 
-    place: Place
+    place: RecordPosition
     why: str
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerSetup:
     """What a worker needs to know at the start.
 
     Attributes:
@@ -40,7 +40,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Report:
+class WorkerReport:
     """The state of a worker.
 
     Attributes:
@@ -59,24 +59,24 @@ class Report:
     totals: Mapping[str, float] = field(default_factory=dict)
 
 
-def read_order(text: bytes) -> Order:
-    """Parse an `Order`.
+def read_setup(text: bytes) -> WorkerSetup:
+    """Parse a `WorkerSetup`.
 
     Raises:
-        msgspec.MsgspecError: the text is not a valid `Order`.
+        msgspec.MsgspecError: the text is not a valid `WorkerSetup`.
     """
-    return msgspec.json.decode(text, type=Order)
+    return msgspec.json.decode(text, type=WorkerSetup)
 
 
-def read_report(line: bytes) -> Report:
-    """Parse a `Report`.
+def read_report(line: bytes) -> WorkerReport:
+    """Parse a `WorkerReport`.
 
     Raises:
-        msgspec.MsgspecError: the line is not a valid `Report`.
+        msgspec.MsgspecError: the line is not a valid `WorkerReport`.
     """
-    return msgspec.json.decode(line, type=Report)
+    return msgspec.json.decode(line, type=WorkerReport)
 
 
-def encoded(message: Order | Report) -> bytes:
-    """Encode an order or a report as a line of JSON."""
+def encoded(message: WorkerSetup | WorkerReport) -> bytes:
+    """Encode a message as a line of JSON."""
     return msgspec.json.encode(message) + b"\n"

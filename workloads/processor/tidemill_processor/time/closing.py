@@ -15,7 +15,7 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.runtime import PipelineConfig
 from tidemill_contract.tables import aggregations, offsets, readers
 from tidemill_processor.database import AggregationStore, Database
-from tidemill_processor.keeper.duties import Attempt, Duty, at_once
+from tidemill_processor.keeper.duties import Duty, RunDuty, run_directly
 from tidemill_processor.time.watermark import PartitionTime, ReaderTime, advance, closed_until
 
 
@@ -24,7 +24,7 @@ class Clock:
     """The watermark, and the times up to which windows are closed, all in epoch milliseconds."""
 
     watermark: int | None
-    closed: dict[str, int | None]
+    closed_until: dict[str, int | None]
     newly_closed: dict[str, int]
 
 
@@ -35,21 +35,21 @@ class Closer:
         self._schema, self._reader = database.schema, database.reader
         self._database = database
         self._stores = stores
-        times, self._several = config.spec.source.event_time, config.spec.source.several
+        times, self._multi_topic = config.spec.source.event_time, config.spec.source.is_multi_topic
         self._max_disorder_ms = parse_ms(times.max_disorder)
         self._idle_timeout_ms = parse_ms(times.idle_timeout)
 
-    def run(self, connection: psycopg.Connection[Any], attempt: Attempt = at_once) -> Clock:
+    def run(self, connection: psycopg.Connection[Any], run_duty: RunDuty = run_directly) -> Clock:
         """Advance the watermark, and then close the windows of each aggregation."""
         watermark = self._advance(connection)
-        until = dict(connection.execute(aggregations.closed(self._schema)).fetchall())
+        until = dict(connection.execute(aggregations.closed_until(self._schema)).fetchall())
         closed: dict[str, int | None] = {store.name: until[store.id] for store in self._stores}
-        newly: dict[str, int] = {}
+        newly_closed: dict[str, int] = {}
         if watermark is not None:
             for store in self._stores:
                 duty = Duty("close", store.name, store.version)
-                attempt(connection, duty, partial(self._close, connection, store, watermark, closed, newly))
-        return Clock(watermark, closed, newly)
+                run_duty(connection, duty, partial(self._close, connection, store, watermark, closed, newly_closed))
+        return Clock(watermark, closed, newly_closed)
 
     def _close(
         self,
@@ -57,16 +57,16 @@ class Closer:
         store: AggregationStore,
         watermark: int,
         closed: dict[str, int | None],
-        newly: dict[str, int],
+        newly_closed: dict[str, int],
     ) -> int:
         until = closed_until(watermark, grace_ms=store.layout.grace_ms, grid=store.layout.grid)
         before = closed[store.name]
         if before is not None and until <= before:
             return 0
         with connection.transaction():
-            connection.execute(self._database.lock(store.id))
+            connection.execute(self._database.lock_sql(store.id))
             if connection.execute(aggregations.close(self._schema), (until, store.id, until)).rowcount:
-                newly[store.name] = until
+                newly_closed[store.name] = until
         closed[store.name] = until
         return 1
 
@@ -86,7 +86,7 @@ class Closer:
             )
             if after != before:
                 connection.execute(
-                    readers.move(self._schema, self._reader),
+                    readers.set_watermark(self._schema, self._reader),
                     (
                         after.watermark, after.candidate, *[after.candidate_at] * 2, *[after.active_since] * 2,
                         *[after.idle_since] * 2, after.idle_base,
@@ -95,5 +95,5 @@ class Closer:
             return after.watermark
 
     def _partitions(self, connection: psycopg.Connection[Any]) -> list[PartitionTime]:
-        query = offsets.times(self._schema, self._reader, several=self._several)
+        query = offsets.event_times(self._schema, self._reader, multi_topic=self._multi_topic)
         return [PartitionTime(p, latest, tuple(s), last, end) for p, latest, s, last, end in connection.execute(query)]

@@ -9,7 +9,7 @@ from tidemill_processor.batches.batch import Batch
 from tidemill_processor.time.watermark import PartitionTime
 
 
-def observed(
+def observe_batch(
     batch: Batch, partitions: Iterable[PartitionTime], max_advance_ms: int, now_ms: int
 ) -> dict[int, PartitionTime]:
     """Return the progress of each partition after a batch.
@@ -27,7 +27,7 @@ def observed(
             progress[time.partition] = replace(time, last_event_at=now_ms)
             continue
         last = latest[time.partition]
-        ordinary = time.maximum is not None and not time.suspects and last <= time.maximum + max_advance_ms
-        times = [last] if ordinary else batch.times_of(time.partition)
+        within_limit = time.maximum is not None and not time.suspects and last <= time.maximum + max_advance_ms
+        times = [last] if within_limit else batch.times_of(time.partition)
         progress[time.partition] = time.observe(times, max_advance_ms=max_advance_ms, now_ms=now_ms)
     return progress

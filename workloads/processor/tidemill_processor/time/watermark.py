@@ -46,20 +46,20 @@ class PartitionTime:
         if not times:
             return self
         elapsed = max(0, now_ms - self.last_event_at) if self.last_event_at is not None else 0
-        reach = max_advance_ms + elapsed
+        allowed_ms = max_advance_ms + elapsed
         maximum, suspects = self.maximum, self.suspects
-        if maximum is not None and max(times) <= maximum + reach:
+        if maximum is not None and max(times) <= maximum + allowed_ms:
             return replace(self, maximum=max(maximum, max(times)), suspects=(), last_event_at=now_ms)
         for time in times:
-            if maximum is not None and time <= maximum + reach:
+            if maximum is not None and time <= maximum + allowed_ms:
                 maximum, suspects = max(maximum, time), ()
                 continue
             suspects = (*suspects, time)
             if len(suspects) >= CONFIRMATIONS:
                 maximum = min(suspects)
-                believed = [s for s in suspects if s <= maximum + reach]
-                maximum = max(believed)
-                suspects = tuple(s for s in suspects if s > maximum + reach)
+                accepted = [s for s in suspects if s <= maximum + allowed_ms]
+                maximum = max(accepted)
+                suspects = tuple(s for s in suspects if s > maximum + allowed_ms)
         return replace(self, maximum=maximum, suspects=suspects, last_event_at=now_ms)
 
 
@@ -121,14 +121,14 @@ def advance(
     reader = replace(reader, idle_since=None, idle_base=None)
     if any(m is None for m in maxima):
         return replace(reader, candidate=None, candidate_at=None)
-    reached = min(m for m in maxima if m is not None) - max_disorder_ms
+    target = min(m for m in maxima if m is not None) - max_disorder_ms
     if not idle:
-        return replace(reader, watermark=_later(reader.watermark, reached), candidate=None, candidate_at=None)
+        return replace(reader, watermark=_later(reader.watermark, target), candidate=None, candidate_at=None)
     if reader.candidate is None or reader.candidate_at is None:
-        return replace(reader, candidate=reached, candidate_at=now_ms)
+        return replace(reader, candidate=target, candidate_at=now_ms)
     if all((p.end_confirmed_at or 0) > reader.candidate_at for p in idle):
-        confirmed = min(reader.candidate, reached)
-        return replace(reader, watermark=_later(reader.watermark, confirmed), candidate=reached, candidate_at=now_ms)
+        confirmed = min(reader.candidate, target)
+        return replace(reader, watermark=_later(reader.watermark, confirmed), candidate=target, candidate_at=now_ms)
     return reader
 
 

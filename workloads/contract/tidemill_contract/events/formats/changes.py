@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from tidemill_contract.events.details import shown
-from tidemill_contract.events.formats.opening import Deletes
-from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.events.event_errors import show_bytes
+from tidemill_contract.events.formats.opener import DeletePolicy
+from tidemill_contract.events.invalid_events import InvalidEvent, Reason
 
 T = TypeVar("T")
 
 WRITES = frozenset(("c", "r", "u"))
 """The values of `op` for changes that insert or update a row."""
-EXPECTED = "Debezium change event (op, before, after)"
+EXPECTED_ENVELOPE = "Debezium change event (op, before, after)"
 
 
-def row_of(op: object, before: T | None, after: T | None, deletes: Deletes) -> T | None:
+def row_of(op: object, before: T | None, after: T | None, deletes: DeletePolicy) -> T | None:
     """Return the row of a change, or None for a delete that the policy `deletes` ignores.
 
     Raises:
@@ -28,8 +28,10 @@ def row_of(op: object, before: T | None, after: T | None, deletes: Deletes) -> T
                 raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)
             return after
         case "d":
-            return deletes.row("the change event reports a deleted row (op d)", before)
+            return deletes.deleted_row("the change event reports a deleted row (op d)", before)
         case "t":
-            return deletes.row("the change event reports a truncated table (op t)", before=None)
-    detail = f"a change event with op {shown(str(op).encode())} has no row; keep such change events out of the topic"
+            return deletes.deleted_row("the change event reports a truncated table (op t)", before=None)
+    detail = (
+        f"a change event with op {show_bytes(str(op).encode())} has no row; keep such change events out of the topic"
+    )
     raise InvalidEvent(Reason.NOT_AN_ENVELOPE, None, detail)

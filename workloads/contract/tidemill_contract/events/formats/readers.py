@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
-from tidemill_contract.events.decoder import Decoded
+from tidemill_contract.events.decoder import DecodedBatch
 from tidemill_contract.events.event_times import EventTimes
 from tidemill_contract.events.formats.csv_columns import CsvReader
-from tidemill_contract.events.formats.envelopes import envelope_for
-from tidemill_contract.events.formats.framing import Framed
-from tidemill_contract.events.formats.opened import OpenedReader
+from tidemill_contract.events.formats.envelopes import opener_for
+from tidemill_contract.events.formats.framing import FramedOpener
+from tidemill_contract.events.formats.opened_reader import OpenedReader
 from tidemill_contract.events.shapes import Leaf
 from tidemill_contract.resource.spec import PipelineSpec
 
@@ -20,7 +20,7 @@ class Reader(Protocol):
 
     times: EventTimes
 
-    def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> Decoded:
+    def read(self, raws: Sequence[bytes], now_ms: int, tombstones: Collection[int]) -> DecodedBatch:
         """Decode the values of records. `tombstones` are the indexes of records without a value."""
 
     def values(self, events: Sequence[Any], name: str) -> list[Any]:
@@ -42,14 +42,14 @@ def reader_for(spec: PipelineSpec, *, exact: bool, array: Leaf | None = None) ->
     Raises:
         ValueError: the format (such as Avro) can be read only by processors.
     """
-    written = spec.source.written
-    match written.type:
+    record_format = spec.source.record_format
+    match record_format.type:
         case "json":
-            if written.envelope == "none" and written.deletes == "deadLetter":
+            if record_format.envelope == "none" and record_format.deletes == "deadLetter":
                 return None
-            return OpenedReader(spec, envelope_for(written), exact=exact, array=array)
+            return OpenedReader(spec, opener_for(record_format), exact=exact, array=array)
         case "jsonSchema":
-            return OpenedReader(spec, Framed(envelope_for(written)), exact=exact, array=array)
+            return OpenedReader(spec, FramedOpener(opener_for(record_format)), exact=exact, array=array)
         case "csv":
             return CsvReader(spec, exact=exact)
-    raise ValueError(f"{written.type} can be read only by processors")
+    raise ValueError(f"{record_format.type} can be read only by processors")

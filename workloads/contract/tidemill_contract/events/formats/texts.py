@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from tidemill_contract.events.verdicts import InvalidEvent, Reason
+from tidemill_contract.events.invalid_events import InvalidEvent, Reason
 from tidemill_contract.resource.source import FieldSpec
 
 _NUMBER = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")

@@ -12,9 +12,9 @@ from tidemill_contract.functions.base import Name
 from tidemill_contract.resource.faults import Fault
 from tidemill_contract.resource.kinds.base import Model
 
-TYPES = ("string", "integer")
+ID_TYPES = ("string", "integer")
 """The types that the id of an event may have."""
-LEAST_MS, MOST_MS = 1_000, 30 * DAY_MS
+MIN_MS, MAX_MS = 1_000, 30 * DAY_MS
 """The minimum and the maximum of `window`."""
 
 
@@ -36,6 +36,6 @@ class DedupeSpec(Model):
 
     def faults(self, path: str) -> Iterator[Fault]:
         """Yield a fault if the window is too short or too long."""
-        if not LEAST_MS <= self.window_ms <= MOST_MS:
+        if not MIN_MS <= self.window_ms <= MAX_MS:
             message = "the window must be from 1s to 30d"
             yield Fault(f"{path}.window", self.window, message, "write a time in this range, such as 1h")

@@ -15,7 +15,7 @@ from tidemill_contract.resource.kinds.formats import SecretRef
 TOPIC_HEADER = "mqtt-topic"
 """The header of a Kafka record that contains the MQTT topic of the message."""
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
-_MOST_TOPIC_BYTES = 65_535
+_MAX_TOPIC_BYTES = 65_535
 
 TopicFilter = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
@@ -71,11 +71,11 @@ class MqttSpec(Model):
     @property
     def subscriptions(self) -> tuple[str, ...]:
         """The topic filters to subscribe to, without those that another filter covers."""
-        return tuple(each for each in self.topics if not any(_includes(o, each) for o in self.topics if o != each))
+        return tuple(each for each in self.topics if not any(_covers(o, each) for o in self.topics if o != each))
 
     def faults(self, path: str) -> Iterator[Fault]:
         """Yield a fault for each wrong address or topic."""
-        yield from _address(self.broker, f"{path}.broker")
+        yield from _address_faults(self.broker, f"{path}.broker")
         for index, topic in enumerate(self.topics):
             fault = _topic_fault(topic)
             if fault is not None:
@@ -86,7 +86,7 @@ class MqttSpec(Model):
                 )
 
 
-def _includes(wide: str, narrow: str) -> bool:
+def _covers(wide: str, narrow: str) -> bool:
     """Return True if the topic filter `wide` matches all topics of `narrow`."""
     levels, others = wide.split("/"), narrow.split("/")
     if others[0].startswith("$") and levels[0] in ("+", "#"):
@@ -99,7 +99,7 @@ def _includes(wide: str, narrow: str) -> bool:
     return len(levels) == len(others)
 
 
-def _address(broker: str, path: str) -> Iterator[Fault]:
+def _address_faults(broker: str, path: str) -> Iterator[Fault]:
     try:
         parts: SplitResult | None = urlsplit(broker)
         wrong = parts is None or parts.scheme not in _PORTS or not parts.hostname or parts.port == 0
@@ -119,7 +119,7 @@ def _address(broker: str, path: str) -> Iterator[Fault]:
 
 def _topic_fault(topic: str) -> tuple[str, str] | None:
     levels = topic.split("/")
-    if "\0" in topic or len(topic.encode("utf-8", "replace")) > _MOST_TOPIC_BYTES:
+    if "\0" in topic or len(topic.encode("utf-8", "replace")) > _MAX_TOPIC_BYTES:
         return "is not an MQTT topic", "separate levels by /, such as plant/+/temp"
     if any("#" in level and (level != "#" or at != len(levels) - 1) for at, level in enumerate(levels)):
         return "# matches all further levels", "write # alone, as the last level"

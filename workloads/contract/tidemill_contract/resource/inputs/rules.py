@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tidemill_contract.resource.faults import ABSENT, Fault
-from tidemill_contract.resource.inputs.dedupe import TYPES
+from tidemill_contract.resource.inputs.dedupe import ID_TYPES
 from tidemill_contract.resource.parts import Parts
 
 
 def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fault]:
     """Yield a fault for each broken rule about webhooks, MQTT and `dedupe`."""
-    yield from _dedupe(parts)
+    yield from _dedupe_faults(parts)
     if parts.mqtt is not None:
         yield from parts.mqtt.faults("spec.source.mqtt")
-    seen: dict[str, str] = {}
+    first_paths: dict[str, str] = {}
     for part in parts.webhooks:
-        if part.name is not None and part.name in seen:
-            message = f"the webhook is listed twice, first at {seen[part.name]}"
+        if part.name is not None and part.name in first_paths:
+            message = f"the webhook is listed twice, first at {first_paths[part.name]}"
             yield Fault(f"{part.path}.name", part.name, message, "give each webhook a different name")
-        seen.setdefault(part.name or "", part.path)
+        first_paths.setdefault(part.name or "", part.path)
         if part.model is not None:
             yield from part.model.faults(part.path)
     if parts.kafka is not None:
-        named = {"connectors": parts.connectors, "mqtt": parts.mqtt, "webhooks": parts.webhooks}
-        for member, given in named.items():
+        writers = {"connectors": parts.connectors, "mqtt": parts.mqtt, "webhooks": parts.webhooks}
+        for member, given in writers.items():
             if given:
                 message = "the source topic is on another Kafka cluster, to which Tidemill does not write"
                 yield Fault(
@@ -42,7 +42,7 @@ def input_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[Fa
         )
 
 
-def _dedupe(parts: Parts) -> Iterator[Fault]:
+def _dedupe_faults(parts: Parts) -> Iterator[Fault]:
     if parts.dedupe is None:
         return
     yield from parts.dedupe.faults("spec.source.dedupe")
@@ -50,7 +50,7 @@ def _dedupe(parts: Parts) -> Iterator[Fault]:
     field = next((part.model for part in parts.fields if part.name == name), None)
     if field is None:
         return
-    if field.type not in TYPES:
+    if field.type not in ID_TYPES:
         remedy = "use a field of type string or integer"
         if field.type in ("number", "decimal"):
             remedy = "declare type: integer if ids are whole numbers, or type: string if events have ids in quotes"

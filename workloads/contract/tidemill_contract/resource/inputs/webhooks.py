@@ -22,7 +22,7 @@ BODY, TIMESTAMP, IDENTIFIER = "{body}", "{timestamp}", "{id}"
 """The placeholders of `signed`."""
 _PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
 _ONLY_HMAC = ("header", "algorithm", "encoding", "prefix", "signed", "timestampHeader", "idHeader")
-_MOST_TOLERANCE_MS = 24 * 3_600_000
+_MAX_TOLERANCE_MS = 24 * 3_600_000
 
 
 class SecretKeyRef(SecretRef):
@@ -87,20 +87,20 @@ class WebhookSpec(Model):
     def faults(self, path: str) -> Iterator[Fault]:
         """Yield a fault for each broken rule about the webhook's members."""
         if self.signature != "hmac":
-            written = self.model_dump(by_alias=True, exclude_none=True)
+            members = self.model_dump(by_alias=True, exclude_none=True)
             for member in _ONLY_HMAC:
-                if member in written:
+                if member in members:
                     message = f"the signature of {self.signature} has no such setting"
                     yield Fault(
-                        f"{path}.{member}", written[member], message, f"remove {member}, or set signature: hmac"
+                        f"{path}.{member}", members[member], message, f"remove {member}, or set signature: hmac"
                     )
         elif self.header is None:
             message = "hmac needs the name of the header with the signature"
             yield Fault(f"{path}.header", ABSENT, message, "add the name, such as header: X-Signature")
-        yield from self._signed(path)
-        yield from self._tolerance(path)
+        yield from self._signed_text_faults(path)
+        yield from self._tolerance_faults(path)
 
-    def _signed(self, path: str) -> Iterator[Fault]:
+    def _signed_text_faults(self, path: str) -> Iterator[Fault]:
         if self.signature != "hmac":
             return
         text, where = self.signed_text, f"{path}.signed"
@@ -119,12 +119,12 @@ class WebhookSpec(Model):
             message = "the signature does not cover the time of sending"
             yield Fault(where, text, message, f"add {TIMESTAMP}, or remove timestampHeader")
 
-    def _tolerance(self, path: str) -> Iterator[Fault]:
+    def _tolerance_faults(self, path: str) -> Iterator[Fault]:
         if self.tolerance is None:
             return
         where = f"{path}.tolerance"
         if self.signature == "github" or (self.signature == "hmac" and self.timestamp_header is None):
             remedy = "remove tolerance" if self.signature == "github" else "remove tolerance, or set timestampHeader"
             yield Fault(where, self.tolerance, "the requests contain no time of sending", remedy)
-        elif not 1_000 <= parse_ms(self.tolerance) <= _MOST_TOLERANCE_MS:
+        elif not 1_000 <= parse_ms(self.tolerance) <= _MAX_TOLERANCE_MS:
             yield Fault(where, self.tolerance, "is out of bounds", "write 1s to 24h")

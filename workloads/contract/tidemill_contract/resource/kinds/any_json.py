@@ -6,21 +6,21 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from tidemill_contract.resource.paths import EACH, read_path
+from tidemill_contract.resource.paths import EACH_ELEMENT, read_path
 
 ANY_JSON = WithJsonSchema({"x-kubernetes-preserve-unknown-fields": True})
 
 
-def _path(written: Any) -> Any:
-    read_path(written)
-    return written if isinstance(written, str) else tuple(step if step != [] else EACH for step in written)
+def _validate_path(value: Any) -> Any:
+    read_path(value)
+    return value if isinstance(value, str) else tuple(step if step != [] else EACH_ELEMENT for step in value)
 
 
-def _scalar(written: Any) -> Any:
-    if not isinstance(written, str | bool | int | float):
+def _validate_scalar(value: Any) -> Any:
+    if not isinstance(value, str | bool | int | float):
         raise ValueError("is not a single value: write a text, a number, true or false")
-    return written
+    return value
 
 
-Path = Annotated[Any, PlainValidator(_path), ANY_JSON]
-Scalar = Annotated[Any, PlainValidator(_scalar), ANY_JSON]
+Path = Annotated[Any, PlainValidator(_validate_path), ANY_JSON]
+Scalar = Annotated[Any, PlainValidator(_validate_scalar), ANY_JSON]

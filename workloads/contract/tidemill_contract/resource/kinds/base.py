@@ -1,7 +1,7 @@
 """Base classes for windows, detectors and metrics, which have several kinds.
 
 The tag is the member that names the kind, such as `type: tumbling`. Pydantic first creates an instance of
-`Kinds.written`, which has the members of all kinds. Then `Kinds` converts the instance to the class of its kind.
+`Kinds.flat_model`, which has the members of all kinds. Then `Kinds` converts the instance to the class of its kind.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ class Member:
         name: the member's name in Python.
         alias: the member's name in YAML.
         kinds: the names of the kinds that have the member.
-        needing: the names of the kinds that require the member.
+        required_by: the names of the kinds that require the member.
         example: a valid value, as written in YAML.
     """
 
     name: str
     alias: str
     kinds: tuple[str, ...]
-    needing: tuple[str, ...]
+    required_by: tuple[str, ...]
     example: str
 
 
 @dataclass(frozen=True)
-class Words:
+class FaultTexts:
     """Functions that return a fault's message and remedy.
 
     Attributes:
         missing: called for a required member that is missing.
-        foreign: called for a member that the kind does not have.
+        unsupported: called for a member that the kind does not have.
     """
 
     missing: Callable[[str, Member], tuple[str, str]]
-    foreign: Callable[[str, Member], tuple[str, str]]
+    unsupported: Callable[[str, Member], tuple[str, str]]
 
 
 class Kinds(Generic[K]):
@@ -73,22 +73,22 @@ class Kinds(Generic[K]):
 
     Attributes:
         tag: the member that contains the name of the kind, such as `type`.
-        written: the class of instances before their kind is known, with the members of all kinds.
+        flat_model: the class of instances before their kind is known, with the members of all kinds.
         members: the members that only some kinds have or require, by name.
     """
 
     def __init__(
-        self, kinds: Iterable[type[K]], *, tag: str, title: str, doc: str, tag_says: str, words: Words
+        self, kinds: Iterable[type[K]], *, tag: str, title: str, doc: str, tag_description: str, fault_texts: FaultTexts
     ) -> None:
-        """Create the class `written` with the name `title` and the docstring `doc`.
+        """Create the class `flat_model` with the name `title` and the docstring `doc`.
 
         Raises:
             TypeError: a member has different types or bounds in different kinds.
         """
-        self.tag, self._words = tag, words
-        self.by_name: Mapping[str, type[K]] = {_value(kind, tag): kind for kind in kinds}
-        self.written = self._flattened(title, doc, tag_says)
-        members = {name: self._member(name) for name in self.written.model_fields}
+        self.tag, self._fault_texts = tag, fault_texts
+        self.by_name: Mapping[str, type[K]] = {_kind_name(kind, tag): kind for kind in kinds}
+        self.flat_model = self._build_flat_model(title, doc, tag_description)
+        members = {name: self._member(name) for name in self.flat_model.model_fields}
         self.members: Mapping[str, Member] = {name: member for name, member in members.items() if member is not None}
 
     def make(self, **members: Any) -> K:
@@ -99,88 +99,93 @@ class Kinds(Generic[K]):
     def _adapter(self) -> TypeAdapter[K]:
         return TypeAdapter(Annotated[Any, self])
 
-    def narrow(self, written: Model) -> K | None:
-        """Convert `written`, which has the members of all kinds, to its own kind's class.
+    def to_kind(self, flat: Model) -> K | None:
+        """Convert `flat`, which has the members of all kinds, to its own kind's class.
 
         If a required member is missing, return None.
         """
-        kind: type[K] = self.by_name[getattr(written, self.tag)]
-        given = {name: getattr(written, name) for name in kind.model_fields if name in written.model_fields_set}
+        kind: type[K] = self.by_name[getattr(flat, self.tag)]
+        given = {name: getattr(flat, name) for name in kind.model_fields if name in flat.model_fields_set}
         if any(given.get(name) is None for name, info in kind.model_fields.items() if info.is_required()):
             return None
         return cast(K, kind.model_construct(set(given), **given))
 
-    def widen(self, instance: K) -> Model:
-        """Convert an instance of a kind to an instance of `written`."""
-        return self.written.model_construct(instance.model_fields_set, **dict(instance))
+    def to_flat(self, instance: K) -> Model:
+        """Convert an instance of a kind to an instance of `flat_model`."""
+        return self.flat_model.model_construct(instance.model_fields_set, **dict(instance))
 
-    def fault(self, written: Model, member: Member, path: str) -> Fault | None:
-        """Return a fault if a required `member` is missing, or a given `member` is unknown."""
-        kind, value = getattr(written, self.tag), getattr(written, member.name)
+    def fault(self, flat: Model, member: Member, path: str) -> Fault | None:
+        """Return a fault if a required `member` is missing, or the kind does not have a given `member`."""
+        kind, value = getattr(flat, self.tag), getattr(flat, member.name)
         if value is None:
-            missing = kind in member.needing
-            return Fault(f"{path}.{member.alias}", ABSENT, *self._words.missing(kind, member)) if missing else None
+            if kind not in member.required_by:
+                return None
+            return Fault(f"{path}.{member.alias}", ABSENT, *self._fault_texts.missing(kind, member))
         if kind in member.kinds:
             return None
-        return Fault(f"{path}.{member.alias}", value, *self._words.foreign(kind, member))
+        return Fault(f"{path}.{member.alias}", value, *self._fault_texts.unsupported(kind, member))
 
-    def faults(self, written: Model, path: str) -> Iterator[Fault]:
+    def faults(self, flat: Model, path: str) -> Iterator[Fault]:
         """Yield a fault for each missing required member, and for each member of another kind."""
         for member in self.members.values():
-            fault = self.fault(written, member, path)
+            fault = self.fault(flat, member, path)
             if fault:
                 yield fault
 
     def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         # A wrap validator would lose pydantic's alias settings, so use two validators.
-        taken = core_schema.no_info_before_validator_function(self._taken, handler.generate_schema(self.written))
-        as_it_is = core_schema.simple_ser_schema("any")
-        return core_schema.no_info_after_validator_function(self._read, taken, serialization=as_it_is)
+        before = core_schema.no_info_before_validator_function(
+            self._accept_instance, handler.generate_schema(self.flat_model)
+        )
+        unchanged = core_schema.simple_ser_schema("any")
+        return core_schema.no_info_after_validator_function(self._to_checked_kind, before, serialization=unchanged)
 
-    def _taken(self, value: Any) -> Any:
-        return self.widen(cast(K, value)) if isinstance(value, tuple(self.by_name.values())) else value
+    def _accept_instance(self, value: Any) -> Any:
+        return self.to_flat(cast(K, value)) if isinstance(value, tuple(self.by_name.values())) else value
 
-    def _read(self, written: Model) -> K:
-        placed = [(member, self.fault(written, member, "")) for member in self.members.values()]
-        if wrong := [_details(member, fault) for member, fault in placed if fault is not None]:
-            raise ValidationError.from_exception_data(self.written.__name__, wrong)
-        instance = self.narrow(written)
-        assert instance is not None  # noqa: S101 - the lines above have checked that no needed member is absent
+    def _to_checked_kind(self, flat: Model) -> K:
+        member_faults = [(member, self.fault(flat, member, "")) for member in self.members.values()]
+        if errors := [_details(member, fault) for member, fault in member_faults if fault is not None]:
+            raise ValidationError.from_exception_data(self.flat_model.__name__, errors)
+        instance = self.to_kind(flat)
+        assert instance is not None  # noqa: S101 - the lines above have checked that no required member is absent
         return instance
 
-    def _flattened(self, title: str, doc: str, tag_says: str) -> type[Model]:
-        made: dict[str, Any] = {name: self._as_written(name, tag_says) for name in _in_order(self.by_name.values())}
-        return create_model(title, __base__=Model, __module__=__name__, __doc__=doc, **made)
+    def _build_flat_model(self, title: str, doc: str, tag_description: str) -> type[Model]:
+        fields: dict[str, Any] = {
+            name: self._flat_field(name, tag_description) for name in _ordered_names(self.by_name.values())
+        }
+        return create_model(title, __base__=Model, __module__=__name__, __doc__=doc, **fields)
 
-    def _as_written(self, name: str, tag_says: str) -> tuple[Any, Any]:
-        having = self._having(name)
-        first, *others = having.values()
+    def _flat_field(self, name: str, tag_description: str) -> tuple[Any, Any]:
+        fields = self._fields_by_kind(name)
+        first, *others = fields.values()
         if name == self.tag:
-            default = next((info.default for info in having.values() if not info.is_required()), ...)
-            return Literal[tuple(self.by_name)], Field(default, description=tag_says)
+            default = next((info.default for info in fields.values() if not info.is_required()), ...)
+            return Literal[tuple(self.by_name)], Field(default, description=tag_description)
         if any(type_of(info) != type_of(first) for info in others):
-            raise TypeError(f"{name} has different types or bounds in the kinds {', '.join(having)}")
-        everywhere = len(having) == len(self.by_name)
-        if everywhere and not self._is_of_some(having):
+            raise TypeError(f"{name} has different types or bounds in the kinds {', '.join(fields)}")
+        everywhere = len(fields) == len(self.by_name)
+        if everywhere and not self._differs_by_kind(fields):
             return first.annotation, copy(first)
-        says = first.description or ""
-        says = says if everywhere else _naming(self.by_name, having, says)
-        return type_of(first) | None, Field(None, description=says)
+        text = first.description or ""
+        text = text if everywhere else _with_kind_names(self.by_name, fields, text)
+        return type_of(first) | None, Field(None, description=text)
 
-    def _having(self, name: str) -> dict[str, FieldInfo]:
+    def _fields_by_kind(self, name: str) -> dict[str, FieldInfo]:
         kinds = self.by_name.items()
         return {value: kind.model_fields[name] for value, kind in kinds if name in kind.model_fields}
 
-    def _is_of_some(self, having: Mapping[str, FieldInfo]) -> bool:
-        return len(having) < len(self.by_name) or len({info.is_required() for info in having.values()}) > 1
+    def _differs_by_kind(self, fields: Mapping[str, FieldInfo]) -> bool:
+        return len(fields) < len(self.by_name) or len({info.is_required() for info in fields.values()}) > 1
 
     def _member(self, name: str) -> Member | None:
-        having = self._having(name)
-        if name == self.tag or not self._is_of_some(having):
+        fields = self._fields_by_kind(name)
+        if name == self.tag or not self._differs_by_kind(fields):
             return None
-        needing = tuple(value for value, info in having.items() if info.is_required())
-        first = next(iter(having.values()))
-        return Member(name, str(first.alias), tuple(having), needing, str((first.examples or [""])[0]))
+        required_by = tuple(value for value, info in fields.items() if info.is_required())
+        first = next(iter(fields.values()))
+        return Member(name, str(first.alias), tuple(fields), required_by, str((first.examples or [""])[0]))
 
 
 def type_of(info: FieldInfo) -> Any:
@@ -191,12 +196,12 @@ def type_of(info: FieldInfo) -> Any:
     return kind
 
 
-def _value(kind: type[Model], tag: str) -> str:
+def _kind_name(kind: type[Model], tag: str) -> str:
     (value,) = get_args(kind.model_fields[tag].annotation)
     return str(value)
 
 
-def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
+def _ordered_names(kinds: Iterable[type[Model]]) -> list[str]:
     names: list[str] = []
     for kind in kinds:
         at = len(names)
@@ -208,13 +213,13 @@ def _in_order(kinds: Iterable[type[Model]]) -> list[str]:
     return names
 
 
-def _naming(names: Iterable[str], kinds: Iterable[str], description: str) -> str:
+def _with_kind_names(names: Iterable[str], kinds: Iterable[str], description: str) -> str:
     """Add the names of kinds to a member's description, such as ` (hopping)`.
 
     The names come before the first `.`, `;` or `:`.
     """
-    having, others = list(kinds), [name for name in names if name not in kinds]
-    listed = ", ".join(having) if len(having) <= 4 * len(others) else f"all but {', '.join(others)}"
+    own_kinds, others = list(kinds), [name for name in names if name not in kinds]
+    listed = ", ".join(own_kinds) if len(own_kinds) <= 4 * len(others) else f"all but {', '.join(others)}"
     return re.sub(r"(?=[.;:])", f" ({listed})", description, count=1)
 
 

@@ -52,9 +52,9 @@ class ConnectorSpec(Model):
     @property
     def transforms(self) -> tuple[str, ...]:
         """The names of the transforms in `config`, in order."""
-        return listed(self.config.get("transforms", ""))
+        return split_list(self.config.get("transforms", ""))
 
 
-def listed(text: str) -> tuple[str, ...]:
+def split_list(text: str) -> tuple[str, ...]:
     """Return the items of a comma-separated config, without surrounding blanks."""
     return tuple(item.strip() for item in text.split(",") if item.strip())

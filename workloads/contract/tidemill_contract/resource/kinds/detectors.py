@@ -1,6 +1,6 @@
 """The detectors and their settings.
 
-The class attribute `standard` is the detector's default threshold.
+The class attribute `default_threshold` is the detector's default threshold.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from tidemill_contract.duration import Duration
-from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words
+from tidemill_contract.resource.kinds.base import FaultTexts, Kinds, Member, Model
 
 
 class DetectorSpec(Model):
     """The settings that every detector has."""
 
-    standard: ClassVar[float]
+    default_threshold: ClassVar[float]
 
     type: str
     threshold: float | None = Field(
@@ -38,9 +38,9 @@ class DetectorSpec(Model):
     )
 
     @property
-    def limit(self) -> float:
+    def effective_threshold(self) -> float:
         """The threshold in the spec, or the detector's default threshold."""
-        return self.standard if self.threshold is None else self.threshold
+        return self.default_threshold if self.threshold is None else self.threshold
 
     @property
     def signature(self) -> str:
@@ -58,7 +58,7 @@ def _signature(detector: DetectorSpec, setting: object) -> str:
 class AutoDetector(DetectorSpec):
     """Reports values that are rare in their series."""
 
-    standard = 4.0
+    default_threshold = 4.0
 
     type: Literal["auto"] = "auto"
 
@@ -66,7 +66,7 @@ class AutoDetector(DetectorSpec):
 class ZscoreDetector(DetectorSpec):
     """Reports values far from the mean."""
 
-    standard = 6.0
+    default_threshold = 6.0
 
     type: Literal["zscore"]
 
@@ -74,7 +74,7 @@ class ZscoreDetector(DetectorSpec):
 class EwmaDetector(DetectorSpec):
     """Reports values far from the recent mean."""
 
-    standard = 6.0
+    default_threshold = 6.0
 
     type: Literal["ewma"]
     weight: float | None = Field(None, gt=0, lt=1, description="Weight of the newest value in the mean. Default: 0.01.")
@@ -88,7 +88,7 @@ class EwmaDetector(DetectorSpec):
 class MadDetector(DetectorSpec):
     """Reports values far from the median."""
 
-    standard = 8.0
+    default_threshold = 8.0
 
     type: Literal["mad"]
     span: int | None = Field(None, ge=5, le=500, description="Number of values that are remembered. Default: 300.")
@@ -102,7 +102,7 @@ class MadDetector(DetectorSpec):
 class SeasonalDetector(DetectorSpec):
     """Reports values that are unusual for the hour of the day or week."""
 
-    standard = 6.0
+    default_threshold = 6.0
 
     type: Literal["seasonal"]
     period: Literal["day", "week"] | None = Field(
@@ -118,7 +118,7 @@ class SeasonalDetector(DetectorSpec):
 class ChangepointDetector(DetectorSpec):
     """Reports a shift of the level of a series."""
 
-    standard = 2.0
+    default_threshold = 2.0
 
     type: Literal["changepoint"]
 
@@ -126,7 +126,7 @@ class ChangepointDetector(DetectorSpec):
 class IsolationDetector(DetectorSpec):
     """Reports an unusual combination of the value, its change and its recent average."""
 
-    standard = 2.75
+    default_threshold = 2.75
 
     type: Literal["isolation"]
 
@@ -135,7 +135,7 @@ def _missing(kind: str, member: Member) -> tuple[str, str]:
     return f"{kind} needs {member.alias}", f"add {member.alias}"
 
 
-def _foreign(kind: str, member: Member) -> tuple[str, str]:
+def _unsupported(kind: str, member: Member) -> tuple[str, str]:
     return f"{kind} takes no {member.alias}", f"remove {member.alias}, or use type: {' or '.join(member.kinds)}"
 
 
@@ -152,6 +152,6 @@ DETECTORS: Kinds[DetectorSpec] = Kinds(
     tag="type",
     title="DetectorSpec",
     doc="How anomalies are detected.",
-    tag_says="Kind of detector. auto works without further settings.",
-    words=Words(missing=_missing, foreign=_foreign),
+    tag_description="Kind of detector. auto works without further settings.",
+    fault_texts=FaultTexts(missing=_missing, unsupported=_unsupported),
 )

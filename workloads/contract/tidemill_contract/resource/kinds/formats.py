@@ -65,9 +65,9 @@ class FormatSpec(Model):
     )
 
 
-def _format(written: Any) -> Any:
-    return {"type": written} if isinstance(written, str) else written
+def _expand_text(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
 
 
-Format = Annotated[FormatSpec, BeforeValidator(_format), ANY_JSON]
+Format = Annotated[FormatSpec, BeforeValidator(_expand_text), ANY_JSON]
 """A format, written as an object or only as a type, such as `avro`."""

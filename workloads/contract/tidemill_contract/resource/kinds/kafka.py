@@ -13,7 +13,7 @@ from tidemill_contract.resource.kinds.base import Model
 from tidemill_contract.resource.kinds.formats import SecretRef
 
 _SERVER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
-_MOST_PORT = 65_535
+_MAX_PORT = 65_535
 
 
 class KafkaSpec(Model):
@@ -44,7 +44,7 @@ class KafkaSpec(Model):
         return self.secret_ref.name if self.secret_ref is not None else ""
 
     def faults(
-        self, topic: str | None, *, managed: bool, outputs: Collection[str], several: bool = False
+        self, topic: str | None, *, managed: bool, outputs: Collection[str], multi_topic: bool = False
     ) -> Iterator[Fault]:
         """Yield a fault for each broken rule about the cluster and the source topic.
 
@@ -52,14 +52,14 @@ class KafkaSpec(Model):
             topic: the name of the source topic, or None if the spec has no `source.topic.name`.
             managed: the value of `source.topic.managed`.
             outputs: the names of the topics to which the pipeline writes.
-            several: whether the spec has `source.topics` or `source.topicPattern`.
+            multi_topic: whether the spec has `source.topics` or `source.topicPattern`.
         """
         for server in self.servers:
             match = _SERVER.fullmatch(server)
-            if match is None or not 0 < int(match[1]) <= _MOST_PORT:
+            if match is None or not 0 < int(match[1]) <= _MAX_PORT:
                 remedy = "write host:port; separate several brokers by commas"
                 yield Fault("spec.source.kafka.bootstrapServers", server, "is not the address of a broker", remedy)
-        if several:
+        if multi_topic:
             return
         if managed:
             message = "Tidemill does not create or alter topics on another Kafka cluster"

@@ -9,10 +9,10 @@ from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
 from tidemill_contract.functions.base import Expression, Function, Name
-from tidemill_contract.functions.registry import ALONE, FUNCTIONS, PARAMETERS, listed
-from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words, type_of
+from tidemill_contract.functions.registry import FIELD_OPTIONAL, FUNCTIONS, PARAMETERS, join_names
+from tidemill_contract.resource.kinds.base import FaultTexts, Kinds, Member, Model, type_of
 
-_FIELD = f"Field or derive that the function aggregates. {listed(ALONE)} can be used without a field."
+_FIELD = f"Field or derive that the function aggregates. {join_names(FIELD_OPTIONAL)} can be used without a field."
 
 
 class MetricSpec(Model):
@@ -48,17 +48,17 @@ class ExpressionMetric(MetricSpec):
     )
 
 
-def _kind(function: Function) -> type[MetricSpec]:
+def _metric_class(function: Function) -> type[MetricSpec]:
     members: dict[str, Any] = {"function": (Literal[function.name], ...)}
-    if not function.alone:
+    if not function.field_optional:
         members["field"] = (Name, Field(description=_FIELD))
-    members |= {name: _parameter(info) for name, info in function.parameters.model_fields.items()}
+    members |= {name: _parameter_field(info) for name, info in function.parameters.model_fields.items()}
     name = "".join(word.title() for word in function.name.split("_"))
     base, doc = FunctionMetric, function.__doc__
     return create_model(f"{name}Metric", __base__=base, __module__=__name__, __doc__=doc, **members)
 
 
-def _parameter(info: FieldInfo) -> tuple[Any, Any]:
+def _parameter_field(info: FieldInfo) -> tuple[Any, Any]:
     if info.is_required():
         return info.annotation, copy(info)
     return type_of(info) | None, Field(None, description=info.description)
@@ -72,22 +72,22 @@ def _missing(function: str, member: Member) -> tuple[str, str]:
     return f"{function} needs {member.alias}", PARAMETERS[member.name].remedy
 
 
-def _foreign(function: str, member: Member) -> tuple[str, str]:
+def _unsupported(function: str, member: Member) -> tuple[str, str]:
     if member.name == "expression":
         return f"{function} takes no expression", "remove either function or expression"
     if function == "expression":
         return f"a metric without a function takes no {member.alias}", f"add a function, or remove {member.alias}"
     return (
         f"{function} takes no {member.alias}",
-        f"remove {member.alias}, or use function: {listed(member.kinds, 'or')}",
+        f"remove {member.alias}, or use function: {join_names(member.kinds, 'or')}",
     )
 
 
 METRICS: Kinds[MetricSpec] = Kinds(
-    (*map(_kind, FUNCTIONS.values()), ExpressionMetric),
+    (*map(_metric_class, FUNCTIONS.values()), ExpressionMetric),
     tag="function",
     title="MetricSpec",
     doc="A value that is computed for each group and window.",
-    tag_says="Aggregate function. Set either function or expression.",
-    words=Words(missing=_missing, foreign=_foreign),
+    tag_description="Aggregate function. Set either function or expression.",
+    fault_texts=FaultTexts(missing=_missing, unsupported=_unsupported),
 )

@@ -18,12 +18,12 @@ from tidemill_contract.duration import (
     calendar_units,
     format_ms,
     is_calendar,
-    least_ms,
+    min_length_ms,
     parse_ms,
 )
 from tidemill_contract.grids import Steps
 from tidemill_contract.resource.faults import Fault
-from tidemill_contract.resource.kinds.base import Kinds, Member, Model, Words
+from tidemill_contract.resource.kinds.base import FaultTexts, Kinds, Member, Model
 
 DEFAULT_MAX_LENGTH = "1d"
 MAX_PANES = 3600
@@ -41,11 +41,11 @@ Size = Annotated[
 ]
 Grace = Annotated[Duration, Field(description="Time for which a window stays open after its end.")]
 ZoneName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-_ZONE_SAYS = (
+_ZONE_DESCRIPTION = (
     "Time zone of the calendar, such as Europe/Oslo. With a zone, lengths must be in days or longer units. Without a"
     " zone, weeks and longer units are in UTC. Without a zone, a day is 24 hours."
 )
-_OFFSET_SAYS = (
+_OFFSET_DESCRIPTION = (
     "Time added to the starts of windows. The time must be shorter than size and hop. Without an offset,"
     " calendar windows start at midnight. Other windows start at multiples of size (hopping windows: hop), counted from"
     " 1970-01-01 UTC."
@@ -53,7 +53,7 @@ _OFFSET_SAYS = (
 
 
 @dataclass(frozen=True)
-class Cut:
+class WindowStorage:
     """How the windows of an aggregation are stored.
 
     Attributes:
@@ -84,14 +84,14 @@ class Cut:
 class ClockWindow(Model):
     """The base of tumbling and hopping windows."""
 
-    length: ClassVar[str] = "size"
-    between: ClassVar[str] = "size"
+    length_member: ClassVar[str] = "size"
+    step_member: ClassVar[str] = "size"
     """The member that contains the distance between the starts of windows: `size` or `hop`."""
 
     type: str
     size: Size
-    zone: ZoneName | None = Field(None, description=_ZONE_SAYS)
-    offset: Duration | None = Field(None, description=_OFFSET_SAYS)
+    zone: ZoneName | None = Field(None, description=_ZONE_DESCRIPTION)
+    offset: Duration | None = Field(None, description=_OFFSET_DESCRIPTION)
 
     @property
     def step(self) -> str:
@@ -99,37 +99,37 @@ class ClockWindow(Model):
         return self.size
 
     @property
-    def by_calendar(self) -> bool:
+    def follows_calendar(self) -> bool:
         """Whether windows have the length of calendar units, such as months."""
         return self.zone is not None or is_calendar(self.size) or is_calendar(self.step)
 
     @property
     def longest(self) -> str:
         """The maximum length of a window."""
-        return format_ms(self.cut.size_ms) if self.by_calendar else self.size
+        return format_ms(self.storage.size_ms) if self.follows_calendar else self.size
 
     @property
-    def cut(self) -> Cut:
+    def storage(self) -> WindowStorage:
         """How windows are stored. Each row covers the time between the starts of two successive windows."""
         offset_ms = parse_ms(self.offset or "0s")
-        if not self.by_calendar:
-            return Cut(parse_ms(self.size), parse_ms(self.step), offset_ms=offset_ms)
+        if not self.follows_calendar:
+            return WindowStorage(parse_ms(self.size), parse_ms(self.step), offset_ms=offset_ms)
         size, step = (Calendar.of(text, self.zone, offset_ms) for text in (self.size, self.step))
-        return Cut(size.longest_ms, least_ms(self.step), calendar=step, panes=size.count // step.count)
+        return WindowStorage(size.longest_ms, min_length_ms(self.step), calendar=step, panes=size.count // step.count)
 
     def faults(self, path: str) -> Iterator[Fault]:
         """Yield a fault for each wrong length or offset."""
-        for member, text in {"size": self.size, self.between: self.step}.items():
-            if self.by_calendar and calendar_units(text) is None:
+        for member, text in {"size": self.size, self.step_member: self.step}.items():
+            if self.follows_calendar and calendar_units(text) is None:
                 remedy = "use days or longer units, such as 1d, 1w or 1mo" + (", or remove zone" if self.zone else "")
                 yield Fault(
                     f"{path}.{member}", text, "is not a number of days, weeks, months, quarters or years", remedy
                 )
-        offset, step = parse_ms(self.offset or "0s"), least_ms(self.step)
+        offset, step = parse_ms(self.offset or "0s"), min_length_ms(self.step)
         if offset % MIN_WINDOW_MS and offset > MIN_WINDOW_MS:
             yield Fault(f"{path}.offset", self.offset, "has a fraction of a second", "write whole seconds")
         elif offset >= step >= MIN_WINDOW_MS:
-            message = f"is not shorter than {self.between} {self.step}"
+            message = f"is not shorter than {self.step_member} {self.step}"
             yield Fault(f"{path}.offset", self.offset, message, "write a shorter time")
 
 
@@ -143,7 +143,7 @@ class TumblingWindow(ClockWindow):
 class HoppingWindow(ClockWindow):
     """Windows that overlap."""
 
-    between = "hop"
+    step_member = "hop"
 
     type: Literal["hopping"]
     hop: WindowLength = Field(
@@ -163,7 +163,7 @@ class HoppingWindow(ClockWindow):
         The hop must divide the size into at most MAX_PANES parts.
         """
         yield from super().faults(path)
-        if not self.by_calendar:
+        if not self.follows_calendar:
             size, hop = parse_ms(self.size), parse_ms(self.hop)
             if min(size, hop) < MIN_WINDOW_MS:
                 return
@@ -185,7 +185,7 @@ class HoppingWindow(ClockWindow):
 class SessionWindow(Model):
     """Windows that end after a gap without events."""
 
-    length: ClassVar[str] = "max_length"
+    length_member: ClassVar[str] = "max_length"
 
     type: Literal["session"]
     gap: Duration = Field(description="Time without events after which a session ends.", examples=["5m"])
@@ -202,9 +202,9 @@ class SessionWindow(Model):
         return self.max_length or max(DEFAULT_MAX_LENGTH, self.gap, key=parse_ms)
 
     @property
-    def cut(self) -> Cut:
+    def storage(self) -> WindowStorage:
         """How sessions are stored: one row for each session."""
-        return Cut(parse_ms(self.longest), SESSION_STEP_MS, parse_ms(self.gap))
+        return WindowStorage(parse_ms(self.longest), SESSION_STEP_MS, parse_ms(self.gap))
 
     def faults(self, path: str) -> Iterator[Fault]:
         """Yield a fault if the maximum length is shorter than the gap."""
@@ -217,7 +217,7 @@ def _missing(kind: str, member: Member) -> tuple[str, str]:
     return f"a {kind} window needs a {member.alias}", f"add {member.alias}, such as {member.alias}: 1h"
 
 
-def _foreign(kind: str, member: Member) -> tuple[str, str]:
+def _unsupported(kind: str, member: Member) -> tuple[str, str]:
     return f"a {kind} window takes no {member.alias}", f"remove {member.alias}"
 
 
@@ -227,6 +227,6 @@ WINDOWS: Kinds[Window] = Kinds(
     tag="type",
     title="WindowSpec",
     doc="The windows into which event time is divided.",
-    tag_says="Kind of window.",
-    words=Words(missing=_missing, foreign=_foreign),
+    tag_description="Kind of window.",
+    fault_texts=FaultTexts(missing=_missing, unsupported=_unsupported),
 )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from tidemill_contract.decimals import DECIMAL, MOST_DIGITS, decimal_type
+from tidemill_contract.decimals import DECIMAL, MAX_DIGITS, decimal_type
 from tidemill_contract.duration import Duration, parse_ms
 from tidemill_contract.functions.base import FieldType, Name
 from tidemill_contract.resource.kinds.any_json import Path
@@ -44,12 +44,12 @@ class LookupField(Model):
         None, description="Time zone of timestamps that contain no zone, as in source.fields."
     )
     precision: int | None = Field(
-        None, ge=1, le=MOST_DIGITS, description=f"Maximum number of digits of a decimal. Default: {MOST_DIGITS}."
+        None, ge=1, le=MAX_DIGITS, description=f"Maximum number of digits of a decimal. Default: {MAX_DIGITS}."
     )
     scale: int | None = Field(
         None,
         ge=0,
-        le=MOST_DIGITS,
+        le=MAX_DIGITS,
         description="Number of digits of a decimal after the point. Every decimal needs a scale.",
     )
 
@@ -59,7 +59,7 @@ class LookupField(Model):
         return self.type if self.type != DECIMAL or self.scale is None else decimal_type(self.scale)
 
     @property
-    def in_rows(self) -> FieldSpec:
+    def row_field(self) -> FieldSpec:
         """The `FieldSpec` that reads this field from rows."""
         return FieldSpec(
             name=self.name,
@@ -117,7 +117,7 @@ class LookupSource(Model):
         return parse_ms(self.refresh or REFRESH)
 
 
-def _with_true(schema: dict[str, Any]) -> None:
+def _allow_true_key(schema: dict[str, Any]) -> None:
     """Allow the key `true` in the schema, because kubectl reads an unquoted `on` as `true`."""
     description = "Another name for the key 'on', because YAML 1.1 reads 'on' without quotes as true."
     schema["properties"]["true"] = {**schema["properties"]["on"], "description": description}
@@ -127,15 +127,15 @@ def _with_true(schema: dict[str, Any]) -> None:
 class LookupSpec(Model):
     """Reference data that is joined to events before the filter and the derives."""
 
-    model_config = ConfigDict(json_schema_extra=_with_true)
+    model_config = ConfigDict(json_schema_extra=_allow_true_key)
 
     @model_validator(mode="before")
     @classmethod
-    def _on(cls, written: Any) -> Any:
+    def _rename_true_key(cls, value: Any) -> Any:
         """Rename the key true to `on`, because YAML 1.1 reads `on` without quotes as true."""
-        if not isinstance(written, dict) or "on" in written:
-            return written
-        return {"on" if key is True or key == "true" else key: value for key, value in written.items()}
+        if not isinstance(value, dict) or "on" in value:
+            return value
+        return {"on" if key is True or key == "true" else key: value for key, value in value.items()}
 
     name: Name = Field(description="Name of the lookup.")
     on: Name = Field(description="The field with the key: a field of the event or of an earlier lookup.")

@@ -7,17 +7,17 @@ from typing import Any, Protocol
 
 from tidemill_contract.decimals import DECIMAL
 from tidemill_contract.duration import parse_ms
-from tidemill_contract.names import of_connect_workers
+from tidemill_contract.names import is_connect_topic
 from tidemill_contract.resource.faults import ABSENT, Fault, did_you_mean
-from tidemill_contract.resource.field_rules import written_faults
-from tidemill_contract.resource.inputs.topics import OF_CONNECT_WORKERS
+from tidemill_contract.resource.field_rules import value_format_faults
+from tidemill_contract.resource.inputs.topics import CONNECT_TOPIC_MESSAGE
 from tidemill_contract.resource.lookups.model import SUFFIXES, LookupField, LookupSource, LookupSpec
 from tidemill_contract.resource.parts import Part, Parts
-from tidemill_contract.resource.paths import EACH, show_path
+from tidemill_contract.resource.paths import EACH_ELEMENT, show_path
 
 KEY_TYPES = ("string", "integer")
 """The allowed types of a lookup's key. Other types have several notations for a value, such as 1.0 and 1.00."""
-LEAST_REFRESH, MOST_REFRESH = "1s", "1d"
+MIN_REFRESH, MAX_REFRESH = "1s", "1d"
 _TABLES = ("table", "query")
 _MEMBERS = {
     "file": ("configMap",),
@@ -26,7 +26,7 @@ _MEMBERS = {
     "key": ("configMap", *_TABLES),
 }
 """The members of `from` that only some sources have, and the names of these sources."""
-_NEEDED = {
+_REQUIRED = {
     "configMap": {"file": "name a file in the ConfigMap", "key": "name the column with the key"},
     "table": {"secretRef": "name the Secret with the login", "key": "name the column with the key"},
     "query": {"secretRef": "name the Secret with the login", "key": "name the column with the key"},
@@ -34,7 +34,7 @@ _NEEDED = {
 }
 
 
-class Namespaced(Protocol):
+class TopicPrefixes(Protocol):
     """The prefixes of topics that lookups may read."""
 
     @property
@@ -57,7 +57,7 @@ def lookup_names(lookups: Sequence[Part[LookupSpec]]) -> list[tuple[str, str]]:
     ]
 
 
-def lookup_faults(parts: Parts, _columns: object, limits: Namespaced) -> Iterator[Fault]:
+def lookup_faults(parts: Parts, _columns: object, limits: TopicPrefixes) -> Iterator[Fault]:
     """Yield a fault for each broken rule about lookups."""
     types = {field.name: None if field.model is None else field.model.type for field in parts.fields if field.name}
     complete = bool(types) and all(field.name for field in parts.fields)
@@ -66,15 +66,15 @@ def lookup_faults(parts: Parts, _columns: object, limits: Namespaced) -> Iterato
         if lookup.model is None:
             complete = False
             continue
-        yield from _on(lookup.model, f"{lookup.path}.on", types, derives, complete=complete)
-        yield from _source(lookup.model.source, f"{lookup.path}.from", parts.namespace, limits)
+        yield from _key_field_faults(lookup.model, f"{lookup.path}.on", types, derives, complete=complete)
+        yield from _source_faults(lookup.model.source, f"{lookup.path}.from", parts.namespace, limits)
         kind = lookup.model.source.kind
         for i, field in enumerate(lookup.model.fields):
-            yield from _field(field, f"{lookup.path}.fields[{i}]", kind, lookup.model.source)
+            yield from _row_field_faults(field, f"{lookup.path}.fields[{i}]", kind, lookup.model.source)
         types |= {field.name: field.type for field in lookup.model.fields}
 
 
-def _on(
+def _key_field_faults(
     lookup: LookupSpec, path: str, types: dict[str, Any], derives: set[str | None], *, complete: bool
 ) -> Iterator[Fault]:
     if lookup.on not in types:
@@ -91,7 +91,7 @@ def _on(
         yield Fault(path, lookup.on, message, f"use a field of type {' or '.join(KEY_TYPES)}")
 
 
-def _source(source: LookupSource, path: str, namespace: str, limits: Namespaced) -> Iterator[Fault]:
+def _source_faults(source: LookupSource, path: str, namespace: str, limits: TopicPrefixes) -> Iterator[Fault]:
     given = {
         "configMap": source.config_map,
         "table": source.table,
@@ -114,28 +114,28 @@ def _source(source: LookupSource, path: str, namespace: str, limits: Namespaced)
     for member, kinds in _MEMBERS.items():
         if given[member] is not None and kind not in kinds:
             message = f"a lookup from a {kind} has no {member}"
-            why = ", because the key of each record is the key of the row" if member == "key" else ""
-            yield Fault(f"{path}.{member}", given[member], message, f"remove {member}{why}")
-    for member, remedy in _NEEDED[kind].items():
+            reason = ", because the key of each record is the key of the row" if member == "key" else ""
+            yield Fault(f"{path}.{member}", given[member], message, f"remove {member}{reason}")
+    for member, remedy in _REQUIRED[kind].items():
         if given[member] is None:
             yield Fault(f"{path}.{member}", ABSENT, f"a lookup from a {kind} needs {member}", remedy)
     if source.file is not None and not source.file.endswith(SUFFIXES):
         message = "the suffix of the file is unknown"
         yield Fault(f"{path}.file", source.file, message, f"use a file that ends with {', '.join(SUFFIXES)}")
-    if source.refresh is not None and not parse_ms(LEAST_REFRESH) <= source.refresh_ms <= parse_ms(MOST_REFRESH):
-        yield Fault(f"{path}.refresh", source.refresh, "is out of bounds", f"write {LEAST_REFRESH} to {MOST_REFRESH}")
-    if source.topic is not None and of_connect_workers(source.topic):
-        yield Fault(f"{path}.topic", source.topic, OF_CONNECT_WORKERS, "use another topic")
+    if source.refresh is not None and not parse_ms(MIN_REFRESH) <= source.refresh_ms <= parse_ms(MAX_REFRESH):
+        yield Fault(f"{path}.refresh", source.refresh, "is out of bounds", f"write {MIN_REFRESH} to {MAX_REFRESH}")
+    if source.topic is not None and is_connect_topic(source.topic):
+        yield Fault(f"{path}.topic", source.topic, CONNECT_TOPIC_MESSAGE, "use another topic")
     elif source.topic is not None and not source.topic.startswith((f"{namespace}.", *limits.topic_prefixes)):
         remedy = f"use a topic that starts with '{namespace}.', or allow the prefix in the platform's settings"
         yield Fault(f"{path}.topic", source.topic, "the topic belongs to another namespace", remedy)
 
 
-def _field(field: LookupField, path: str, kind: str | None, source: LookupSource) -> Iterator[Fault]:
-    yield from written_faults(field.in_rows, path)
-    steps = field.in_rows.member
-    if EACH in steps:
-        remedy = f"read one element, such as {show_path(tuple(0 if step == EACH else step for step in steps))}"
+def _row_field_faults(field: LookupField, path: str, kind: str | None, source: LookupSource) -> Iterator[Fault]:
+    yield from value_format_faults(field.row_field, path)
+    steps = field.row_field.member_path
+    if EACH_ELEMENT in steps:
+        remedy = f"read one element, such as {show_path(tuple(0 if step == EACH_ELEMENT else step for step in steps))}"
         yield Fault(f"{path}.path", field.path, "arrays in rows cannot be exploded", remedy)
     elif kind == "configMap" and (source.file or "").endswith(".csv") and len(steps) != 1:
         message = "a cell of CSV has no members"

@@ -11,7 +11,7 @@ from tidemill_contract.resource.scaling_rules import scaling_faults
 from tidemill_contract.resource.spec import PythonSpec
 
 _PATH = "spec.transform.python"
-LEAST_MS, MOST_MS = 1_000, 600_000
+MIN_MS, MAX_MS = 1_000, 600_000
 """The minimum and the maximum timeout of a call. The maximum is below Kafka's default limit for a transaction, which
 is 15 minutes."""
 
@@ -21,9 +21,9 @@ def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
     python = parts.python
     if python is None:
         return
-    yield from _place(python)
-    yield from _format(parts)
-    if not LEAST_MS <= parse_ms(python.timeout) <= MOST_MS:
+    yield from _file_faults(python)
+    yield from _format_faults(parts)
+    if not MIN_MS <= parse_ms(python.timeout) <= MAX_MS:
         message = "the timeout must be from 1s to 10m"
         yield Fault(f"{_PATH}.timeout", python.timeout, message, "write a time in this range, such as 30s")
     for part in parts.fields:
@@ -44,7 +44,7 @@ def python_faults(parts: Parts, _columns: object, _limits: object) -> Iterator[F
         yield Fault(f"{_PATH}.replicas", python.replicas, message, remedy)
 
 
-def _place(python: PythonSpec) -> Iterator[Fault]:
+def _file_faults(python: PythonSpec) -> Iterator[Fault]:
     if (python.config_map is None) == (python.image is None):
         message = "the file must be either in a ConfigMap or in an image"
         given = ABSENT if python.image is None else python.image
@@ -57,14 +57,14 @@ def _place(python: PythonSpec) -> Iterator[Fault]:
         yield Fault(f"{_PATH}.file", python.file, message, remedy)
 
 
-def _format(parts: Parts) -> Iterator[Fault]:
-    written = parts.format
-    if written is None:
+def _format_faults(parts: Parts) -> Iterator[Fault]:
+    record_format = parts.format
+    if record_format is None:
         return
     where, remedy = "spec.source.format", f"write JSON objects to the topic, or remove {_PATH}"
-    if written.type != "json":
-        yield Fault(f"{where}.type", written.type, "the Python stage reads only json", remedy)
-    elif written.envelope != "none":
+    if record_format.type != "json":
+        yield Fault(f"{where}.type", record_format.type, "the Python stage reads only json", remedy)
+    elif record_format.envelope != "none":
         message = "the Python stage cannot read an envelope"
         remedy = f"write envelope: none, and read the envelope's members in the function, or remove {_PATH}"
-        yield Fault(f"{where}.envelope", written.envelope, message, remedy)
+        yield Fault(f"{where}.envelope", record_format.envelope, message, remedy)

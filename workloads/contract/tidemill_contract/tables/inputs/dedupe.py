@@ -34,10 +34,10 @@ TABLE = Table(
     storage="autovacuum_vacuum_scale_factor = 0.05",
     indexes=(("_dedupe_by_end", "(reader, until)"),),
     # No row is updated, but SELECT FOR UPDATE needs the UPDATE privilege on at least one column.
-    writer="SELECT, INSERT, UPDATE (until), DELETE",
+    writer_privileges="SELECT, INSERT, UPDATE (until), DELETE",
 )
 
-_OF_MEMORY = "reader = %(reader)s AND place = %(place)s"
+_READER_AND_PLACE = "reader = %(reader)s AND place = %(place)s"
 
 
 def exists(schema: str) -> str:
@@ -45,7 +45,7 @@ def exists(schema: str) -> str:
     return f"SELECT to_regclass('{schema}._dedupe') IS NOT NULL"
 
 
-def known(schema: str) -> str:
+def stored_ids(schema: str) -> str:
     """Select which of the given ids are stored, and their event times.
 
     Without `OFFSET 0`, Postgres might read the whole table instead of the index.
@@ -54,7 +54,7 @@ def known(schema: str) -> str:
     """
     return (
         "SELECT d.id, d.event_time FROM unnest(%(ids)s::text[]) AS n (id) CROSS JOIN LATERAL"
-        f" (SELECT id, event_time FROM {schema}._dedupe WHERE {_OF_MEMORY} AND id = n.id"
+        f" (SELECT id, event_time FROM {schema}._dedupe WHERE {_READER_AND_PLACE} AND id = n.id"
         " AND event_time BETWEEN %(first)s AND %(last)s OFFSET 0) AS d"
     )
 
@@ -70,10 +70,10 @@ def lock(schema_name: str) -> str:
     return f"SELECT pg_advisory_xact_lock(hashtext('{schema_name}/dedupe'), hashtext(%s))"
 
 
-def remember(schema: str) -> str:
+def insert_new(schema: str) -> str:
     """Store ids, except ids that are already stored within the window.
 
-    If fewer rows than ids are stored, some ids were duplicates. Before `remember`, call `lock` in the same transaction.
+    If fewer rows than ids are stored, some ids were duplicates. Call `lock` before, in the same transaction.
 
     Parameters: `reader`, `place`, `ids` and `times` (arrays as text), `window` (ms), `reached` (the newest event time
     so far, in epoch ms), `follows` (the reader whose watermark delays expiry: `live`, or null for a replay).
@@ -85,38 +85,37 @@ def remember(schema: str) -> str:
         # Event times of a partition that was idle may be older than the watermark. Without `w.watermark`, their ids
         # would expire immediately.
         f" LEFT JOIN {schema}._readers w ON w.reader = %(follows)s"
-        f" WHERE NOT EXISTS (SELECT FROM {schema}._dedupe WHERE {_OF_MEMORY} AND id = n.id"
+        f" WHERE NOT EXISTS (SELECT FROM {schema}._dedupe WHERE {_READER_AND_PLACE} AND id = n.id"
         " AND event_time BETWEEN n.at - %(window)s AND n.at + %(window)s OFFSET 0)"
     )
 
 
-def progress(schema: str, *, several: bool = False) -> str:
+def progress(schema: str, *, multi_topic: bool = False) -> str:
     """Select each `reader` with stored ids, and the progress of replays.
 
-    `several` is true for a pipeline with a list of topics. If `several` is true, the progress omits partitions that
-    processors no longer read. The progress always omits partitions that live processors have taken over from the
-    replay.
+    For a pipeline with a list of topics, `multi_topic` is true. The progress then omits partitions that processors no
+    longer read. It always omits partitions that live processors have taken over from the replay.
 
     Columns: `reader`, whether the `reader` is in use, whether the `reader` has no running replay, the minimum of the
     newest event times of the replay's partitions (epoch ms), whether a partition has no event time yet.
     """
-    reads = f" AND {slots.reads(schema, 'o.partition')}" if several else ""
+    active = f" AND {slots.active_condition(schema, 'o.partition')}" if multi_topic else ""
     return (
         f"WITH RECURSIVE names AS ((SELECT reader FROM {schema}._dedupe ORDER BY reader LIMIT 1) UNION ALL"
         f" SELECT (SELECT d.reader FROM {schema}._dedupe d WHERE d.reader > n.reader ORDER BY d.reader LIMIT 1)"
         " FROM names n WHERE n.reader IS NOT NULL),"
-        f" used AS (SELECT {aggregations.IDS} AS name, array_agg(id) AS versions,"
+        f" used AS (SELECT {aggregations.DEDUPE_READER} AS name, array_agg(id) AS versions,"
         f" max(reader) FILTER (WHERE reader <> '{LIVE}') AS replay FROM {schema}._aggregations GROUP BY 1)"
         f" SELECT n.reader, n.reader = '{LIVE}' OR u.name IS NOT NULL, u.replay IS NULL, p.reached, p.unread"
         " FROM names n LEFT JOIN used u ON u.name = n.reader LEFT JOIN LATERAL"
         " (SELECT min(o.max_event_time) AS reached, bool_or(o.max_event_time IS NULL) AS unread"
         f" FROM {schema}._offsets o JOIN {schema}._offsets l ON l.reader = '{LIVE}' AND l.partition = o.partition"
-        f" WHERE o.reader = u.replay AND NOT l.feeds @> u.versions{reads}) p ON true"
+        f" WHERE o.reader = u.replay AND NOT l.feeds @> u.versions{active}) p ON true"
         " WHERE n.reader IS NOT NULL"
     )
 
 
-def forget(schema: str, limit: int) -> str:
+def delete_expired(schema: str, limit: int) -> str:
     """Delete up to `limit` expired rows of one `reader`, oldest first. Parameters: reader, watermark (epoch ms)."""
     return (
         f"DELETE FROM {schema}._dedupe WHERE ctid = ANY(ARRAY(SELECT ctid FROM {schema}._dedupe WHERE reader = %s"

@@ -19,11 +19,11 @@ from tidemill_contract.duration import parse_ms
 from tidemill_contract.resource.kinds.detectors import DetectorSpec
 from tidemill_processor.detect.detectors.reading import Reading, State
 
-__all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "decide", "judge", "number", "observe", "severity"]
+__all__ = ["COOLDOWN_WINDOWS", "Reading", "State", "Verdict", "as_float", "decide", "judge", "observe", "severity"]
 
 COOLDOWN_WINDOWS = 24
 """The default cooldown of a group after an anomaly, in windows or events."""
-GREATEST = 1e140
+MAX_MAGNITUDE = 1e140
 """Greater values are replaced with this value, so that sums of squares stay finite."""
 
 Detector = Callable[[Any, State, int, float], tuple[Reading | None, State]]
@@ -33,14 +33,14 @@ The function returns a reading and the next state.
 """
 
 
-def _registered() -> Mapping[str, Detector]:
+def _load_detectors() -> Mapping[str, Detector]:
     detectors: dict[str, Detector] = {}
     for module in pkgutil.iter_modules(__path__):
         detectors |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "DETECTORS", {})
     return detectors
 
 
-_DETECTORS = _registered()
+_DETECTORS = _load_detectors()
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Verdict:
     lower: float | None
     upper: float | None
 
-    def within(self, least: float, greatest: float) -> Verdict:
+    def clamped(self, least: float, greatest: float) -> Verdict:
         """Return a copy with the expected value and bounds clamped to [`least`, `greatest`]."""
         expected, lower, upper = (
             None if bound is None else min(max(bound, least), greatest)
@@ -86,15 +86,15 @@ def judge(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[V
     if not math.isfinite(value):
         return None, state
     try:
-        reading, following = observe(spec, state, at_ms, value)
+        reading, next_state = observe(spec, state, at_ms, value)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         # The state is invalid, so start again with an empty state.
         state = {}
-        reading, following = observe(spec, state, at_ms, value)
-    return decide(spec, state, following, reading, at_ms, value)
+        reading, next_state = observe(spec, state, at_ms, value)
+    return decide(spec, state, next_state, reading, at_ms, value)
 
 
-def number(value: float | Decimal | str) -> float:
+def as_float(value: float | Decimal | str) -> float:
     """Return a metric's value as a finite float. Decimals may be given as text."""
     try:
         return float(value)
@@ -103,33 +103,33 @@ def number(value: float | Decimal | str) -> float:
 
 
 def decide(
-    spec: DetectorSpec, state: State, following: State, reading: Reading | None, at_ms: int, value: float
+    spec: DetectorSpec, state: State, next_state: State, reading: Reading | None, at_ms: int, value: float
 ) -> tuple[Verdict | None, State]:
     """Decide by threshold, warm-up and cooldown whether a value is anomalous. Return the verdict and the next state."""
-    n, quiet = following["n"], state.get("quiet", {}) if state.get("of") == following["of"] else {}
+    n, quiet = next_state["n"], state.get("quiet", {}) if state.get("of") == next_state["of"] else {}
     if _is_quiet(spec, quiet, n, at_ms):
-        return None, {**following, "quiet": quiet}
-    if reading is None or n <= spec.warmup or reading.score < spec.limit:
-        return None, following
+        return None, {**next_state, "quiet": quiet}
+    if reading is None or n <= spec.warmup or reading.score < spec.effective_threshold:
+        return None, next_state
     verdict = Verdict(
         value, reading.score, severity(reading.score, spec), reading.expected, reading.lower, reading.upper
     )
-    return verdict, {**following, "quiet": {"n": n, "at": at_ms}}
+    return verdict, {**next_state, "quiet": {"n": n, "at": at_ms}}
 
 
 def observe(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
     """Compute the score of a value, without judging the value. Return a `Reading` and the next state."""
     of = spec.signature
     previous = state if state.get("of") == of else {}
-    reading, learnt = _DETECTORS[spec.type](spec, previous, at_ms, max(-GREATEST, min(GREATEST, value)))
+    reading, learnt = _DETECTORS[spec.type](spec, previous, at_ms, max(-MAX_MAGNITUDE, min(MAX_MAGNITUDE, value)))
     if reading is not None and not math.isfinite(reading.score):
-        reading = replace(reading, score=GREATEST)
+        reading = replace(reading, score=MAX_MAGNITUDE)
     return reading, {**learnt, "of": of, "n": previous.get("n", 0) + 1}
 
 
 def severity(score: float, spec: DetectorSpec) -> str:
     """Return the severity of a score by its ratio to the threshold."""
-    excess = score / spec.limit
+    excess = score / spec.effective_threshold
     return "critical" if excess >= 3 else "warning" if excess >= 1.5 else "info"
 
 

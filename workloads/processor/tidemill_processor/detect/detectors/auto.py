@@ -10,21 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 from tidemill_contract.resource.kinds.detectors import DetectorSpec
-from tidemill_processor.detect.detectors import moments, rhythm, tail
-from tidemill_processor.detect.detectors.reading import Reading, State, around
+from tidemill_processor.detect.detectors import hourly_profile, moments, tail
+from tidemill_processor.detect.detectors.reading import Reading, State, symmetric_reading
 
 MEMORY = 2_000.0
 """After this many windows, old values hardly affect the level and the spreads."""
-SLOW = 12.0
+AVERAGE_WINDOWS = 12.0
 """The number of windows in the recent average."""
-REACH = 30.0
+MAX_LEARNT_DEVIATIONS = 30.0
 """A learnt value is limited to this many standard deviations from the expected value (Huber 1964)."""
-LARGEST = 1e4
+MAX_ERROR_DEVIATIONS = 1e4
 """Prediction errors are limited to this many standard deviations."""
-_LEAST = 10
+_MIN_WINDOWS = 10
 _STEPS = 30
 
-View = list[Any]
+ErrorStats = list[Any]
 """Statistics of one predictor's errors: [moments (see moments.py), tail (see tail.py)]."""
 
 
@@ -32,15 +32,15 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
     """Score a value, and return the reading and the next state."""
     n = state.get("n", 0)
     before = state.get("slow", value)
-    rhythms = state.get("rhythms") or [rhythm.start("day"), rhythm.start("day")]
-    views: list[View] = state.get("views") or [[[], []]] * 4
-    usual = [rhythm.usual(r, at_ms) for r in rhythms]
+    profiles = state.get("rhythms") or [hourly_profile.empty("day"), hourly_profile.empty("day")]
+    views: list[ErrorStats] = state.get("views") or [[[], []]] * 4
+    usual = [hourly_profile.usual_value(profile, at_ms) for profile in profiles]
     level = views[0][0][1] if n else value
-    weight = max(1 / (n + 1), 1 / SLOW)
+    weight = max(1 / (n + 1), 1 / AVERAGE_WINDOWS)
 
     def errors(x: float) -> list[float | None]:
-        both = (x, before + weight * (x - before))
-        return [*both, *(None if u is None else v - u for v, u in zip(both, usual, strict=True))]
+        inputs = (x, before + weight * (x - before))
+        return [*inputs, *(None if u is None else v - u for v, u in zip(inputs, usual, strict=True))]
 
     def sizes(x: float) -> list[float | None]:
         return [None if e is None else _size(view[0], e, level) for view, e in zip(views, errors(x), strict=True)]
@@ -52,28 +52,28 @@ def step(spec: DetectorSpec, state: State, at_ms: int, value: float) -> tuple[Re
         return 2 * sum(surprises) / len(surprises)
 
     reading = None
-    if n >= _LEAST:
+    if n >= _MIN_WINDOWS:
         hourly = views[2][0]
         expected = level if usual[0] is None or not hourly else usual[0] + hourly[1]
-        reading = _read(value, expected, score, spec.limit)
-    kept = _learnable(views, usual[0], level, value) if n >= _LEAST else value
+        reading = _read(value, expected, score, spec.effective_threshold)
+    learnable = _learnable(views, usual[0], level, value) if n >= _MIN_WINDOWS else value
     learnt = [
         view if error is None or size is None else _learn(view, error, size)
-        for view, error, size in zip(views, errors(kept), sizes(value), strict=True)
+        for view, error, size in zip(views, errors(learnable), sizes(value), strict=True)
     ]
-    slow = before + weight * (kept - before)
-    rhythms = [rhythm.learn(r, at_ms, x) for r, x in zip(rhythms, (kept, slow), strict=True)]
-    return reading, {"slow": slow, "rhythms": rhythms, "views": learnt}
+    slow = before + weight * (learnable - before)
+    profiles = [hourly_profile.learn(profile, at_ms, x) for profile, x in zip(profiles, (learnable, slow), strict=True)]
+    return reading, {"slow": slow, "rhythms": profiles, "views": learnt}
 
 
-def _learnable(views: list[View], usual: float | None, level: float, value: float) -> float:
-    """Return the value to learn, limited to REACH standard deviations from the expected value."""
-    reach = REACH * moments.spread(views[0][0], level)
-    lowest, highest = level - reach, level + reach
+def _learnable(views: list[ErrorStats], usual: float | None, level: float, value: float) -> float:
+    """Return the value to learn, at most MAX_LEARNT_DEVIATIONS standard deviations from the expected value."""
+    max_distance = MAX_LEARNT_DEVIATIONS * moments.spread(views[0][0], level)
+    lowest, highest = level - max_distance, level + max_distance
     hourly = views[2][0]
-    if usual is not None and hourly and hourly[0] > _LEAST:
-        centre, reach = usual + hourly[1], REACH * moments.spread(hourly, level)
-        lowest, highest = min(lowest, centre - reach), max(highest, centre + reach)
+    if usual is not None and hourly and hourly[0] > _MIN_WINDOWS:
+        centre, max_distance = usual + hourly[1], MAX_LEARNT_DEVIATIONS * moments.spread(hourly, level)
+        lowest, highest = min(lowest, centre - max_distance), max(highest, centre + max_distance)
     return max(lowest, min(highest, value))
 
 
@@ -88,17 +88,17 @@ def _read(value: float, expected: float, score: Callable[[float], float], limit:
             far = middle
         else:
             near = middle
-    return around(expected, abs(near), value_score)
+    return symmetric_reading(expected, abs(near), value_score)
 
 
 def _size(past: moments.Moments, error: float, level: float) -> float:
-    if not past or past[0] <= _LEAST:
+    if not past or past[0] <= _MIN_WINDOWS:
         return 0.0
     size: float = abs(error - past[1]) / moments.spread(past, level)
-    return min(LARGEST, size)
+    return min(MAX_ERROR_DEVIATIONS, size)
 
 
-def _learn(view: View, error: float, size: float) -> View:
+def _learn(view: ErrorStats, error: float, size: float) -> ErrorStats:
     return [moments.learn(view[0], error, MEMORY), tail.learn(view[1], size)]
 
 

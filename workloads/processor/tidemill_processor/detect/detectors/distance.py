@@ -12,16 +12,16 @@ import statistics
 
 from tidemill_contract.resource.kinds.detectors import DetectorSpec, EwmaDetector, MadDetector
 from tidemill_processor.detect.detectors import moments
-from tidemill_processor.detect.detectors.reading import Reading, State, around
+from tidemill_processor.detect.detectors.reading import Reading, State, symmetric_reading
 
 EWMA_WEIGHT = 0.01
 MAD_SPAN = 300
 _MEDIAN_TO_SIGMA = 1.4826
 _MEAN_TO_SIGMA = 1.2533
-OUTLIERS = 0.02
+CAPPED_SHARE = 0.02
 """`mad` caps this share of the deviations, starting with the largest (Winsorising). The number of capped deviations is
 rounded up."""
-_MOST = 5.0
+_CAP_FACTOR = 5.0
 """The cap is this multiple of the largest deviation that is not capped."""
 
 
@@ -40,7 +40,7 @@ def _by_moments(spec: DetectorSpec, state: State, value: float, memory: float) -
     reading = None
     if past:
         unit = moments.spread(past)
-        reading = around(past[1], spec.limit * unit, abs(value - past[1]) / unit)
+        reading = symmetric_reading(past[1], spec.effective_threshold * unit, abs(value - past[1]) / unit)
     return reading, {"moments": moments.learn(past, value, memory)}
 
 
@@ -55,17 +55,17 @@ def mad(spec: MadDetector, state: State, _at_ms: int, value: float) -> tuple[Rea
         centre = statistics.median(recent)
         distances = sorted(abs(x - centre) for x in recent)
         unit = max(_MEDIAN_TO_SIGMA * statistics.median(distances), _MEAN_TO_SIGMA * _mean(distances))
-        unit = moments.floored(unit, centre)
-        reading = around(centre, spec.limit * unit, abs(value - centre) / unit)
+        unit = moments.with_minimum(unit, centre)
+        reading = symmetric_reading(centre, spec.effective_threshold * unit, abs(value - centre) / unit)
     # Keep nine significant digits, so that the stored state stays small.
-    kept = [*recent, float(f"{value:.9g}")]
-    return reading, {"recent": kept[-(spec.span or MAD_SPAN) :]}
+    values = [*recent, float(f"{value:.9g}")]
+    return reading, {"recent": values[-(spec.span or MAD_SPAN) :]}
 
 
 def _mean(distances: list[float]) -> float:
-    usual = max(1, len(distances) - math.ceil(OUTLIERS * len(distances)))
-    most = _MOST * distances[usual - 1]
-    return (math.fsum(distances[:usual]) + sum(min(x, most) for x in distances[usual:])) / len(distances)
+    uncapped = max(1, len(distances) - math.ceil(CAPPED_SHARE * len(distances)))
+    cap = _CAP_FACTOR * distances[uncapped - 1]
+    return (math.fsum(distances[:uncapped]) + sum(min(x, cap) for x in distances[uncapped:])) / len(distances)
 
 
 DETECTORS = {"zscore": zscore, "ewma": ewma, "mad": mad}

@@ -18,10 +18,10 @@ TREES = 10
 DEPTH = 6
 WINDOW = 250
 """The number of points in a window, as in the paper."""
-SLOW = 12.0
+AVERAGE_WINDOWS = 12.0
 MEMORY = 2_000.0
 _FEATURES = 3
-_FEW = WINDOW // 10
+_MIN_NODE_POINTS = WINDOW // 10
 """A tree node with fewer points is not divided further."""
 
 Tree = tuple[tuple[int, float], ...]
@@ -55,10 +55,12 @@ def step(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[R
     """Score a value, and return the reading and the next state."""
     n = state.get("n", 0)
     slow, last = state.get("slow", value), state.get("last", value)
-    slow += max(1 / (n + 1), 1 / SLOW) * (value - slow)
+    slow += max(1 / (n + 1), 1 / AVERAGE_WINDOWS) * (value - slow)
     errors = (value, value - last, slow)
     past = state.get("moments", [[]] * _FEATURES)
-    point = [0.5 if not m else _squeeze((e - m[1]) / moments.spread(m)) for e, m in zip(errors, past, strict=True)]
+    point = [
+        0.5 if not m else _to_unit_interval((e - m[1]) / moments.spread(m)) for e, m in zip(errors, past, strict=True)
+    ]
     leaves = [_leaf(tree, point) for tree in trees()]
     reference, present, sizes = state.get("reference"), state.get("present"), state.get("sizes", [])
     present = present or [[0] * 2**DEPTH for _ in range(TREES)]
@@ -67,7 +69,7 @@ def step(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[R
         size = 1 / (1 + sum(_mass(counts, leaf) for counts, leaf in zip(reference, leaves, strict=True)) / TREES)
         reading = Reading(tail.surprise(sizes, size), past[0][1])
         sizes = tail.learn(sizes, size)
-    present = [_counted(counts, leaf) for counts, leaf in zip(present, leaves, strict=True)]
+    present = [_increment(counts, leaf) for counts, leaf in zip(present, leaves, strict=True)]
     if (n + 1) % WINDOW == 0:
         reference, present = present, None
     return reading, {
@@ -80,11 +82,11 @@ def step(spec: DetectorSpec, state: State, _at_ms: int, value: float) -> tuple[R
     }
 
 
-def _counted(counts: list[int], leaf: int) -> list[int]:
+def _increment(counts: list[int], leaf: int) -> list[int]:
     return [*counts[:leaf], counts[leaf] + 1, *counts[leaf + 1 :]]
 
 
-def _squeeze(deviation: float) -> float:
+def _to_unit_interval(deviation: float) -> float:
     """Map a deviation to a number between 0 and 1, with 0.5 for no deviation."""
     return 0.5 + math.atan(deviation / 2) / math.pi
 
@@ -101,7 +103,7 @@ def _mass(counts: list[int], leaf: int) -> float:
     low, high = 0, 2**DEPTH
     mass = WINDOW
     scale = 1
-    while mass > _FEW and high - low > 1:
+    while mass > _MIN_NODE_POINTS and high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if leaf < middle else (middle, high)
         mass, scale = sum(counts[low:high]), scale * 2

@@ -23,9 +23,9 @@ def learn(moments: Moments, value: float, memory: float = math.inf) -> Moments:
 def spread(moments: Moments, level: float = 0.0) -> float:
     """Return the standard deviation, with a minimum for flat series."""
     _, mean, variance = moments
-    return floored(math.sqrt(max(0.0, variance)), max(abs(mean), abs(level)))
+    return with_minimum(math.sqrt(max(0.0, variance)), max(abs(mean), abs(level)))
 
 
-def floored(deviation: float, level: float) -> float:
+def with_minimum(deviation: float, level: float) -> float:
     """Return the greatest of `deviation`, a millionth of `level`, and 1e-9."""
     return max(deviation, abs(level) * 1e-6, 1e-9)

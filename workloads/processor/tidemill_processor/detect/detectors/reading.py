@@ -18,6 +18,6 @@ class Reading:
     upper: float | None = None
 
 
-def around(expected: float, reach: float, score: float) -> Reading:
-    """Return a reading whose bounds are `expected` minus `reach` and `expected` plus `reach`."""
-    return Reading(score, expected, expected - reach, expected + reach)
+def symmetric_reading(expected: float, half_width: float, score: float) -> Reading:
+    """Return a reading whose bounds are `expected` minus `half_width` and `expected` plus `half_width`."""
+    return Reading(score, expected, expected - half_width, expected + half_width)

@@ -6,12 +6,12 @@ The hour is an hour of the day or week.
 from __future__ import annotations
 
 from tidemill_contract.resource.kinds.detectors import SeasonalDetector
-from tidemill_processor.detect.detectors import moments, rhythm
-from tidemill_processor.detect.detectors.reading import Reading, State, around
+from tidemill_processor.detect.detectors import hourly_profile, moments
+from tidemill_processor.detect.detectors.reading import Reading, State, symmetric_reading
 
 MEMORY = 2_000.0
 """After this many windows, old distances hardly affect the spread."""
-_LEAST = 10
+_MIN_DISTANCES = 10
 
 
 def step(spec: SeasonalDetector, state: State, at_ms: int, value: float) -> tuple[Reading | None, State]:
@@ -19,18 +19,18 @@ def step(spec: SeasonalDetector, state: State, at_ms: int, value: float) -> tupl
 
     Here r is the value minus the usual value of the hour.
     """
-    learnt = state.get("rhythm") or rhythm.start(spec.period or "day")
+    profile = state.get("rhythm") or hourly_profile.empty(spec.period or "day")
     distances = state.get("distances", [])
-    usual = rhythm.usual(learnt, at_ms)
+    usual = hourly_profile.usual_value(profile, at_ms)
     reading = None
     if usual is not None:
         distance = value - usual
-        if distances and distances[0] >= _LEAST:
+        if distances and distances[0] >= _MIN_DISTANCES:
             unit = moments.spread(distances, usual)
             expected = usual + distances[1]
-            reading = around(expected, spec.limit * unit, abs(value - expected) / unit)
+            reading = symmetric_reading(expected, spec.effective_threshold * unit, abs(value - expected) / unit)
         distances = moments.learn(distances, distance, MEMORY)
-    return reading, {"rhythm": rhythm.learn(learnt, at_ms, value), "distances": distances}
+    return reading, {"rhythm": hourly_profile.learn(profile, at_ms, value), "distances": distances}
 
 
 DETECTORS = {"seasonal": step}
