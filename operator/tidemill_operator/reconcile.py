@@ -229,19 +229,21 @@ def _release(
     metadata = document["metadata"]
     namespace, name = metadata.get("namespace", "default"), metadata["name"]
     pipeline, _ = check_document({**document, "status": None}, platform.limits)
-    live = actuators.postgres.observe(names.schema(namespace, name))
-    accepted = accepted_pipeline(document, live) or pipeline
-    outcomes = _disconnect(document, (pipeline, accepted), platform, actuators)
+    live_schema = actuators.postgres.observe(names.schema(namespace, name))
+    accepted = accepted_pipeline(document, live_schema) or pipeline
+    outcomes = _remove_connectors(document, (pipeline, accepted), platform, actuators)
     # Topics are created after the schema, so a pipeline without a schema has no topics.
-    if accepted is None or live is None or live.owner != owner_of(accepted, platform):
+    if accepted is None or live_schema is None or live_schema.owner != owner_of(accepted, platform):
         message = "the schema has another owner"
         return [*outcomes, skipped(Component.SCHEMA, names.schema(namespace, name), message=message)]
-    facts = LiveFacts(schema=live)
-    plan = build_plan(accepted, platform, live.generation, facts)
+    live = LiveFacts(schema=live_schema)
+    plan = build_plan(accepted, platform, live_schema.generation, live)
     policy = (pipeline or accepted).spec.reclaim_policy
     # An earlier spec may have enabled more output topics than this spec.
-    topics = desired_topics(resolve_config(accepted, platform, live.generation, facts), platform, facts, all_kinds=True)
-    topics = tuple(topics_to_release(topics, live, namespace=namespace, name=name))
+    topics = desired_topics(
+        resolve_config(accepted, platform, live_schema.generation, live), platform, live, all_kinds=True
+    )
+    topics = tuple(topics_to_release(topics, live_schema, namespace=namespace, name=name))
     confirm()
     outcomes += actuators.kafka.release(topics, policy)
     confirm()
@@ -254,10 +256,10 @@ def _release(
     return outcomes
 
 
-def _disconnect(
-    document: Mapping[str, Any], specs: Sequence[AnalyticsPipeline | None], platform: Platform, actuators: Actuators
+def _remove_connectors(
+    document: Mapping[str, Any], pipelines: Sequence[AnalyticsPipeline | None], platform: Platform, actuators: Actuators
 ) -> list[Outcome]:
-    in_specs = any(pipeline is not None and pipeline.spec.source.connectors for pipeline in specs)
+    in_specs = any(pipeline is not None and pipeline.spec.source.connectors for pipeline in pipelines)
     if actuators.connect is None or not (
         in_specs or Component.CONNECTORS in reported_components(document.get("status"))
     ):
@@ -318,11 +320,11 @@ def _observe(
     pipeline: AnalyticsPipeline, platform: Platform, actuators: Actuators, scaled: ScaledReplicas | None
 ) -> LiveFacts:
     with _observing(Component.SCHEMA):
-        schema = actuators.postgres.observe(names.schema(pipeline.metadata.namespace, pipeline.metadata.name))
+        live_schema = actuators.postgres.observe(names.schema(pipeline.metadata.namespace, pipeline.metadata.name))
     with _observing(Component.TOPICS):
         topic_names = kafka_topics.pattern_candidates(pipeline, platform, actuators.kafka, actuators.clusters)
-        plan = kafka_topics.preliminary_plan(pipeline, platform, topic_names, schema)
-        live = kafka_topics.read_facts(plan, topic_names, schema, actuators)
+        plan = kafka_topics.preliminary_plan(pipeline, platform, topic_names, live_schema)
+        live = kafka_topics.read_facts(plan, topic_names, live_schema, actuators)
     with _observing(Component.PROCESSORS):
         return replace(live, replicas=scaled(pipeline) if scaled else {})
 
@@ -384,15 +386,15 @@ def _expire(plan: Plan, actuators: Actuators) -> None:
 
 def _spread_request(metadata: Mapping[str, Any], previous: Mapping[str, Any] | None) -> Spread | None:
     """Return the request to spread the topics' replicas over the brokers, unless it was handled before."""
-    text = _request(metadata)
+    text = _rebalance_request(metadata)
     return Spread.parse(text) if text and text != (previous or {}).get("rebalancedAt") else None
 
 
-def _request(metadata: Mapping[str, Any]) -> str:
+def _rebalance_request(metadata: Mapping[str, Any]) -> str:
     return str((metadata.get("annotations") or {}).get(REBALANCE) or "")[-256:]
 
 
 def _handled_rebalance(metadata: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     topics = [outcome for outcome in outcomes if outcome.component == Component.TOPICS]
     all_done = topics and all(outcome.rank == Rank.DONE for outcome in topics)
-    return _request(metadata) if all_done else ""
+    return _rebalance_request(metadata) if all_done else ""

@@ -73,8 +73,8 @@ class RunningComponent:
     """
 
     config: PipelineConfig
-    ready: int
-    settled: int | None
+    ready_replicas: int
+    settled_replicas: int | None
     component: ScaledComponent = "processor"
 
     @property
@@ -123,7 +123,7 @@ class ScalingBackend(Protocol[_K]):
         """Return the stored state, or a new state if no state is stored."""
         ...
 
-    def save(self, key: _K, memory: SavedScaling, *, changed: bool) -> None:
+    def save(self, key: _K, saved: SavedScaling, *, changed: bool) -> None:
         """Store the state."""
         ...
 
@@ -142,7 +142,7 @@ class _PolledComponent:
 
     saved: SavedScaling
     status: dict[str, Any] = field(default_factory=dict)
-    due: float = 0.0
+    next_poll_at: float = 0.0
 
 
 class Scaler(Generic[K]):
@@ -171,7 +171,7 @@ class Scaler(Generic[K]):
         with self._lock:
             polled.saved = saved = SavedScaling(state, decided)
             polled.status = scaling_status(settings, decision, state)
-            polled.due = time.monotonic() + settings.poll_seconds
+            polled.next_poll_at = time.monotonic() + settings.poll_seconds
         self._backend.save(key, saved, changed=decision.changes_replicas)
         if decision.changes_replicas:
             self._backend.report(key, decision)
@@ -181,7 +181,7 @@ class Scaler(Generic[K]):
         """Return the seconds until the next poll of a component."""
         with self._lock:
             polled = self._polled.get(key)
-            return max(0.0, polled.due - time.monotonic()) if polled else 0.0
+            return max(0.0, polled.next_poll_at - time.monotonic()) if polled else 0.0
 
     def replicas(self, key: K) -> int | None:
         """Return the number of replicas that scaling has decided on, or None if it is unknown.
@@ -197,12 +197,12 @@ class Scaler(Generic[K]):
         return polled.saved.replicas
 
     def status(self, key: K) -> dict[str, Any]:
-        """Return `status.scaling` of the last decision, or an empty mapping."""
+        """Return the part of the resource's status about the last decision, or an empty mapping."""
         with self._lock:
             polled = self._polled.get(key)
             return dict(polled.status) if polled else {}
 
-    def decisions(self) -> Mapping[K, int | None]:
+    def decided_replicas(self) -> Mapping[K, int | None]:
         """Return the number of replicas that scaling has decided on, for each component."""
         with self._lock:
             return {key: polled.saved.replicas for key, polled in self._polled.items()}
@@ -254,7 +254,9 @@ class Scaler(Generic[K]):
     def _figures(self, running: RunningComponent, current: int) -> ScalingFigures | None:
         config = running.config
         try:
-            return self._reader.read(running.measured, ready=running.ready, rolling_out=running.settled != current)
+            return self._reader.read(
+                running.measured, ready=running.ready_replicas, rolling_out=running.settled_replicas != current
+            )
         except TidemillError as error:
             _log.info("%s/%s (%s): no figures: %s", config.namespace, config.name, running.component, error)
             return None

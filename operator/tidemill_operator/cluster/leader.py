@@ -28,9 +28,9 @@ _TIMEOUT_SECONDS = 4.0  # must be less than `Timing.deadline`
 class Timing:
     """Times of the leader election, in seconds."""
 
-    duration: float = 15.0
-    deadline: float = 10.0
-    retry: float = 2.0
+    lease_seconds: float = 15.0
+    renew_deadline_seconds: float = 10.0
+    retry_seconds: float = 2.0
 
 
 class LeaseView:
@@ -47,9 +47,9 @@ class LeaseView:
         """Whether this replica holds the Lease."""
         return self._renewed_at is not None
 
-    def is_expired(self, now: float) -> bool:
+    def missed_deadline(self, now: float) -> bool:
         """Return whether a leader must end, because it has not renewed the Lease for too long."""
-        return self._renewed_at is not None and now - self._renewed_at >= self._timing.deadline
+        return self._renewed_at is not None and now - self._renewed_at >= self._timing.renew_deadline_seconds
 
     def can_acquire(self, lease: Document | None, now: float) -> bool:
         """Return whether the Lease is free, expired, or held by this replica.
@@ -64,7 +64,7 @@ class LeaseView:
             self._observed, self._observed_at = observed, now
         if not spec.get("holderIdentity") or spec["holderIdentity"] == self._identity:
             return True
-        return now - self._observed_at >= float(spec.get("leaseDurationSeconds") or self._timing.duration)
+        return now - self._observed_at >= float(spec.get("leaseDurationSeconds") or self._timing.lease_seconds)
 
     def record_renewal(self, sent_at: float) -> None:
         """Record that a request sent at `sent_at` (monotonic seconds) renewed the Lease."""
@@ -82,10 +82,10 @@ class Elector:
         name: str,
         identity: str,
         timing: Timing | None = None,
-        end: Callable[[int], Any] = os._exit,
+        exit_process: Callable[[int], Any] = os._exit,
     ) -> None:
         self._api, self._namespace, self._name, self._identity = api, namespace, name, identity
-        self._timing, self._end = timing or Timing(), end
+        self._timing, self._end = timing or Timing(), exit_process
         self._lease_view = LeaseView(identity, self._timing)
         self._last_lease: Document | None = None
         self._epoch = 0
@@ -146,7 +146,7 @@ class Elector:
     def stop(self) -> None:
         """Stop, and release the Lease, so that another replica can take it at once."""
         self._stopping.set()
-        self._thread.join(self._timing.deadline)
+        self._thread.join(self._timing.renew_deadline_seconds)
         if self.leading:
             try:
                 lease = self._api.get(LEASE, self._namespace, self._name)
@@ -163,7 +163,7 @@ class Elector:
                 log.info("another replica wrote the lease first")
             except TidemillError as error:
                 log.warning("the lease cannot be %s: %s", "renewed" if self._lease_view.leading else "acquired", error)
-            self._stopping.wait(self._timing.retry)
+            self._stopping.wait(self._timing.retry_seconds)
 
     def _acquire_or_renew(self) -> None:
         if self._last_lease is not None:
@@ -190,14 +190,14 @@ class Elector:
         self._last_lease, self._epoch = lease, max(self._epoch, _transitions(lease) + 1)
 
     def _desired_lease(self, lease: Document | None) -> Document:
-        now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        renew_time = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         before = (lease or {}).get("spec") or {}
         ours = before.get("holderIdentity") == self._identity
         spec = {
             "holderIdentity": self._identity,
-            "leaseDurationSeconds": int(self._timing.duration),
-            "acquireTime": before.get("acquireTime") if ours else now,
-            "renewTime": now,
+            "leaseDurationSeconds": int(self._timing.lease_seconds),
+            "acquireTime": before.get("acquireTime") if ours else renew_time,
+            "renewTime": renew_time,
             "leaseTransitions": _transitions(lease) + (not ours and lease is not None),
         }
         metadata = (lease or {}).get("metadata") or {"name": self._name, "namespace": self._namespace}
@@ -205,9 +205,11 @@ class Elector:
 
     def _enforce_deadline(self) -> None:
         """End the process at the deadline, even if an API call hangs or the process was frozen."""
-        while not self._stopping.wait(min(0.5, self._timing.retry)):
-            if self._lease_view.is_expired(time.monotonic()):
-                log.critical("the lease was not renewed for %g s: this process ends", self._timing.deadline)
+        while not self._stopping.wait(min(0.5, self._timing.retry_seconds)):
+            if self._lease_view.missed_deadline(time.monotonic()):
+                log.critical(
+                    "the lease was not renewed for %g s: this process ends", self._timing.renew_deadline_seconds
+                )
                 self._end(1)
                 return
 

@@ -135,7 +135,7 @@ class LocalScaling:
 
     def decisions(self) -> Mapping[_Target, int | None]:
         """Return the numbers of replicas that scaling has decided on, for all pipelines."""
-        return self._scaler.decisions()
+        return self._scaler.decided_replicas()
 
     def history(self, namespace: str, name: str, component: ScaledComponent = "processor") -> list[dict[str, Any]]:
         """Return the last decisions about a component, oldest first."""

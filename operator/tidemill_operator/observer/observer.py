@@ -88,8 +88,13 @@ class Observer:
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._kafka, self._show, self._progress, self._interval = kafka, show, progress, interval_seconds
-        self._now, self._clock = now, clock
+        self._kafka, self._show_observation, self._report_progress, self._interval = (
+            kafka,
+            show,
+            progress,
+            interval_seconds,
+        )
+        self._now, self._monotonic = now, clock
         self._progress_reader = _BackgroundReader(lambda schemas: read_progress(postgres, schemas))
         self._stage_reader = StageReader(kafka, now=now)
         self._pipelines: dict[Key, _Pipeline] = {}
@@ -116,7 +121,7 @@ class Observer:
         with self._lock:
             pipeline = self._pipelines.get(key)
             if pipeline is None or (pipeline.schema, pipeline.topic, pipeline.source) != (schema, topic, source):
-                self._pipelines[key] = _Pipeline(schema, topic, self._clock(), source=source)
+                self._pipelines[key] = _Pipeline(schema, topic, self._monotonic(), source=source)
 
     def forget(self, key: Key) -> None:
         """Stop measuring a pipeline, and remove its metrics."""
@@ -131,9 +136,9 @@ class Observer:
         if not pipelines:
             return
         self._read_stored_progress(pipelines)
-        faults = self._compare(pipelines)
+        faults = self._update_figures(pipelines)
         for key, pipeline in pipelines.items():
-            self._progress(key, pipeline.schema, pipeline.topic, pipeline.progress)
+            self._report_progress(key, pipeline.schema, pipeline.topic, pipeline.progress)
         observations = {key: self._observation(pipeline, faults.get(key, "")) for key, pipeline in pipelines.items()}
         # Leave out new pipelines until their first measurement is complete.
         known = [
@@ -144,7 +149,7 @@ class Observer:
             for key, observation in shown.items():
                 pipeline_metrics.export(key, observation.figures)
         for key, observation in shown.items():
-            self._show(key, observation)
+            self._show_observation(key, observation)
 
     def _run(self) -> None:
         began = time.monotonic()
@@ -165,26 +170,30 @@ class Observer:
         except TidemillError as error:
             progress = {pipeline.schema: str(error) for pipeline in pipelines.values()}
         for pipeline in pipelines.values():
-            stored = progress.get(pipeline.schema, "Postgres does not answer in time")
-            if isinstance(stored, StoredProgress):
-                pipeline.stored_progress, pipeline.fault = stored, ""
+            result = progress.get(pipeline.schema, "Postgres does not answer in time")
+            if isinstance(result, StoredProgress):
+                pipeline.stored_progress, pipeline.fault = result, ""
             else:
-                pipeline.fault = stored
+                pipeline.fault = result
 
-    def _compare(self, pipelines: Mapping[Key, _Pipeline]) -> dict[Key, str]:
-        now = self._clock()
+    def _update_figures(self, pipelines: Mapping[Key, _Pipeline]) -> dict[Key, str]:
+        monotonic_now = self._monotonic()
         positions = {
-            key: pipeline.stored_progress.as_of(now) for key, pipeline in pipelines.items() if pipeline.stored_progress
+            key: pipeline.stored_progress.as_of(monotonic_now)
+            for key, pipeline in pipelines.items()
+            if pipeline.stored_progress
         }
         # Read the lag of Python stages before the lag of processors. Otherwise, a record on the way from stage to
         # processor could be missed.
         stages = self._stage_reader.read_progress(
             {key: pipelines[key].source for key in positions if pipelines[key].source},
-            {key: sorted(at) for key, at in positions.items()},
+            {key: sorted(own_positions) for key, own_positions in positions.items()},
         )
         for key, pipeline in pipelines.items():
             pipeline.stage = stages.get(key)
-        backlogs = read_backlogs(self._kafka, {key: (pipelines[key].topic, at) for key, at in positions.items()})
+        backlogs = read_backlogs(
+            self._kafka, {key: (pipelines[key].topic, own_positions) for key, own_positions in positions.items()}
+        )
         stage_faults = {key: stage.fault for key, stage in stages.items() if stage.fault}
         partitions = {
             key: backlog.partitions
@@ -192,14 +201,14 @@ class Observer:
             if not backlog.fault and key not in stage_faults
         }
         self._update_arrivals({key: pipelines[key] for key in partitions}, partitions, positions)
-        for key, at in partitions.items():
+        for key, own_partitions in partitions.items():
             marker_only = pipelines[key].marker_only
             counted = {
                 number: replace(partition, position=partition.end) if number in marker_only else partition
-                for number, partition in at.items()
+                for number, partition in own_partitions.items()
             }
             pipelines[key].figures = self._figures(pipelines[key], positions[key], counted)
-            pipelines[key].figures_at = now
+            pipelines[key].figures_at = monotonic_now
         for key, pipeline in pipelines.items():
             pipeline.progress = _with_stage(
                 _partition_progress(pipeline, backlogs.get(key), self._kafka), pipeline.stage
@@ -220,7 +229,7 @@ class Observer:
             lag_seconds=max(ages.values(), default=0.0),
             freshness_seconds=freshness_seconds(positions, ages),
             watermark_age_seconds=None if watermark is None else max(0.0, now - watermark / 1000),
-            positions_at=now - (self._clock() - stored.at),
+            positions_at=now - (self._monotonic() - stored.at),
             stage_lag=sum(stage.lag.values()) if pipeline.source else None,
             stage_lag_seconds=max(stage.ages.values(), default=0.0),
         )
@@ -232,11 +241,11 @@ class Observer:
         positions: Mapping[Key, Mapping[int, Position]],
     ) -> None:
         requests: list[dict[PartitionId, int]] = []
-        for key, at in partitions.items():
-            pipeline, wanted = pipelines[key], oldest_offsets(at)
+        for key, own_partitions in partitions.items():
+            pipeline, wanted = pipelines[key], oldest_offsets(own_partitions)
             pipeline.arrivals = _still_wanted(pipeline.arrivals, wanted)
             pipeline.noticed = _still_wanted(pipeline.noticed, wanted)
-            spans = {number: (offset, at[number].end) for number, offset in wanted.items()}
+            spans = {number: (offset, own_partitions[number].end) for number, offset in wanted.items()}
             pipeline.marker_only = {
                 number: span for number, span in pipeline.marker_only.items() if spans.get(number) == span
             }
@@ -246,19 +255,19 @@ class Observer:
                     _add_request(requests, positions[key][number].resolve_place(pipeline.topic, number), offset)
         for places in requests:
             arrived = self._kafka.arrival_times(places)
-            for key, at in partitions.items():
-                for number, offset in oldest_offsets(at).items():
+            for key, own_partitions in partitions.items():
+                for number, offset in oldest_offsets(own_partitions).items():
                     place = positions[key][number].resolve_place(pipelines[key].topic, number)
                     if place not in arrived or places[place] != offset:
                         continue
                     moment = arrived[place]
                     if moment is None:
-                        pipelines[key].marker_only[number] = (offset, at[number].end)
+                        pipelines[key].marker_only[number] = (offset, own_partitions[number].end)
                     else:
                         pipelines[key].arrivals[number] = (offset, moment / 1000)
 
     def _observation(self, pipeline: _Pipeline, fault: str) -> Observation:
-        if self._clock() - pipeline.figures_at > FRESH_SECONDS:
+        if self._monotonic() - pipeline.figures_at > FRESH_SECONDS:
             pipeline.figures = None
             return Observation(None, fault or "the figures were not read in time", self._now())
         return Observation(pipeline.figures, "", self._now())
@@ -297,15 +306,15 @@ def _with_stage(progress: ProgressResult, stage: StageProgress | None) -> Progre
         return stage.error
     return {
         number: Progress(
-            at.lag + stage.lag.get(number, 0),
-            ((at.position[0] or 0) + stage.positions.get(number, 0), at.position[1]),
+            partition.lag + stage.lag.get(number, 0),
+            ((partition.position[0] or 0) + stage.positions.get(number, 0), partition.position[1]),
         )
-        for number, at in progress.items()
+        for number, partition in progress.items()
     }
 
 
 def _still_wanted(arrivals: Arrivals, wanted: Mapping[int, int]) -> Arrivals:
-    return {number: (offset, at) for number, (offset, at) in arrivals.items() if wanted.get(number) == offset}
+    return {n: (offset, arrived_at) for n, (offset, arrived_at) in arrivals.items() if wanted.get(n) == offset}
 
 
 def _add_request(requests: list[dict[PartitionId, int]], place: PartitionId, offset: int) -> None:

@@ -17,13 +17,13 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from kafka_admin import KafkaAdmin
 from tidemill_operator.actuators.kafka.reassignments import Reassignments, open_reassignments
-from tidemill_operator.actuators.kafka.replication import RATES, Replication
+from tidemill_operator.actuators.kafka.replication import RATE_CONFIGS, Replication
 from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.laptop.servers import Servers
 from tidemill_operator.outcome import Outcome, Rank
-from tidemill_operator.plan.kafka.replication import IN_SYNC, LEADERS, Spread
+from tidemill_operator.plan.kafka.replication import IN_SYNC, THROTTLED_LEADERS, Spread
 from tidemill_operator.plan.model import Topic
 from waiting import eventually
 
@@ -129,7 +129,9 @@ class MovedTopic:
         for broker in ("1", "2", "3"):
             resource = ConfigResource(ResourceType.BROKER, broker)
             configs = self.admin.describe_configs([resource])[resource].result(20)
-            limits |= {f"{broker} {key}": configs[key].value for key in RATES if key in configs and configs[key].value}
+            limits |= {
+                f"{broker} {key}": configs[key].value for key in RATE_CONFIGS if key in configs and configs[key].value
+            }
         return limits
 
     def fill(self, megabytes: int) -> None:
@@ -181,14 +183,14 @@ def test_the_replication_factor_can_be_raised_and_lowered(
     assert outcomes[0].rank == Rank.WAITING
     assert {tuple(sorted(held)) for held in moved.replicas().values()} == {(1, 2, 3)}
     eventually(lambda: moved.leaders() == {1: 2, 2: 2, 3: 2}, what="each broker leads two partitions")
-    assert (moved.settings()[IN_SYNC], moved.settings()[LEADERS], moved.limits()) == ("2", "", {})
+    assert (moved.settings()[IN_SYNC], moved.settings()[THROTTLED_LEADERS], moved.limits()) == ("2", "", {})
     assert "replicasChange" not in outcomes[-1].observed
     assert moved.run_pass(moved.topic(3)).changed == 0
     until_done(moved.topic(2))
     assert {len(held) for held in moved.replicas().values()} == {2}
     assert Counter(broker for held in moved.replicas().values() for broker in held) == {1: 4, 2: 4, 3: 4}
     eventually(lambda: moved.leaders() == {1: 2, 2: 2, 3: 2}, what="each broker leads two partitions")
-    assert (moved.settings()[IN_SYNC], moved.settings()[LEADERS], moved.limits()) == ("1", "", {})
+    assert (moved.settings()[IN_SYNC], moved.settings()[THROTTLED_LEADERS], moved.limits()) == ("1", "", {})
     assert moved.run_pass(moved.topic(2)).changed == 0
 
 
@@ -204,7 +206,7 @@ def test_a_reverted_spec_cancels_the_reassignment(moved: MovedTopic, until_done:
     assert outcome.message.endswith("to 3 replicas of each partition: 0 of 6 partitions done, 6 under way")
     reverted = until_done(moved.topic(1), throttle=SLOW)
     assert reverted[0].message.endswith("to 1 replica of each partition: reassignment of 6 partitions cancelled")
-    assert (moved.replicas(), moved.limits(), moved.settings()[LEADERS]) == (before, {}, "")
+    assert (moved.replicas(), moved.limits(), moved.settings()[THROTTLED_LEADERS]) == (before, {}, "")
 
 
 def test_a_change_to_more_replicas_than_brokers_waits(moved: MovedTopic) -> None:
@@ -276,7 +278,7 @@ def test_the_offsets_topic_gets_more_replicas_only_if_the_platform_says_so(moved
     eventually(lambda: factors_after_a_pass(2) == {2}, seconds=90.0, what="two replicas")
     eventually(lambda: factors_after_a_pass(3) == {3}, seconds=90.0, what="three replicas")
     eventually(
-        lambda: not moved.kafka().configs([offsets])[offsets][LEADERS] or factors_after_a_pass(3) == set(),
+        lambda: not moved.kafka().configs([offsets])[offsets][THROTTLED_LEADERS] or factors_after_a_pass(3) == set(),
         what="the mark of the change is removed",
     )
     assert factors_after_a_pass(2) == {3}
@@ -339,7 +341,7 @@ def test_a_change_that_is_killed_after_any_write_is_completed_by_later_passes(cl
         )
         assert {len(held) for held in moved.replicas().values()} == {2}
         eventually(lambda moved=moved: set(moved.leaders().values()) == {1}, what=f"both brokers lead after {written}")
-        assert (moved.settings()[LEADERS], moved.limits()) == ("", {}), written
+        assert (moved.settings()[THROTTLED_LEADERS], moved.limits()) == ("", {}), written
         moved.kafka().release([moved.topic(2, 2)], "Delete")
         if not killed:
             print(f"{len(written)} writes: {written}")
@@ -372,9 +374,11 @@ def test_a_change_continues_when_a_killed_broker_runs_again(
     finally:
         cluster.handles["kafka-3"].start()
     for broker in ("1", "2", "3"):  # an administrator raises the limits
-        KafkaSession(cluster.kafka, {}, 15.0).set_configs(ResourceType.BROKER, broker, dict.fromkeys(RATES, "9000000"))
+        KafkaSession(cluster.kafka, {}, 15.0).set_configs(
+            ResourceType.BROKER, broker, dict.fromkeys(RATE_CONFIGS, "9000000")
+        )
     until_done(moved.topic(3), throttle=SLOW)
     assert {tuple(sorted(held)) for held in moved.replicas().values()} == {(1, 2, 3)}
     assert set(moved.limits().values()) == {"9000000"}
     for broker in ("1", "2", "3"):
-        KafkaSession(cluster.kafka, {}, 15.0).set_configs(ResourceType.BROKER, broker, dict.fromkeys(RATES))
+        KafkaSession(cluster.kafka, {}, 15.0).set_configs(ResourceType.BROKER, broker, dict.fromkeys(RATE_CONFIGS))

@@ -25,7 +25,7 @@ from tidemill_contract import names
 from tidemill_operator.actuators.kafka.topics import KafkaTopics
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.laptop.servers import Servers
-from tidemill_operator.plan.kafka.replication import LEADERS
+from tidemill_operator.plan.kafka.replication import THROTTLED_LEADERS
 from tidemill_operator.processes.child import start_time
 from waiting import eventually
 
@@ -132,7 +132,7 @@ class Up:
             config, factors = self.kafka.configs(self.topics), self.factors()
         except TidemillError:  # a broker may just have died
             return False
-        settings = {(config[topic]["min.insync.replicas"], config[topic][LEADERS]) for topic in self.topics}
+        settings = {(config[topic]["min.insync.replicas"], config[topic][THROTTLED_LEADERS]) for topic in self.topics}
         return settings == {(str(in_sync), "")} and factors == {replicas} and self.ready() and not self.moving()
 
     def query(self, text: str) -> list[tuple[Any, ...]]:

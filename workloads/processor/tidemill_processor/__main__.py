@@ -23,7 +23,7 @@ from tidemill_processor.formats.readers import registry_of
 from tidemill_processor.keeper.duties import DutyRunner
 from tidemill_processor.keeper.event_id_cleanup import EventIdCleaner
 from tidemill_processor.keeper.health import keeper_health
-from tidemill_processor.keeper.keeper import Duties, Keeper
+from tidemill_processor.keeper.keeper import Keeper, KeeperWorkers
 from tidemill_processor.keeper.lookup_failures import LookupFailureWriter
 from tidemill_processor.keeper.quotas import QuotaReport
 from tidemill_processor.lookups.lookups import lookups_of
@@ -96,17 +96,17 @@ class Processor:
         if self._live is not None:
             self._live.add(changes)
 
-    def _duties(self, connection: Any) -> Duties:
+    def _duties(self, connection: Any) -> KeeperWorkers:
         database, config, lookups = self._database, self._config, self._lookups
         stores = database.aggregations(connection)
         rules = {s.name: [r for r in config.spec.anomalies if r.aggregation == s.name] for s in stores}
         if self._redis is not None and self._live is None:
             self._live = LiveSender(database, stores, config, self._redis, self._call_redis)
-        return Duties(
+        return KeeperWorkers(
             closer=Closer(database, stores, config),
             scanners=[Scanner(database, s, rules[s.name]) for s in stores if rules[s.name]],
             publisher=Publisher(database, stores, config, RecordSender(self._platform_kafka.create_producer)),
-            live=self._live,
+            live_sender=self._live,
             quota_report=self._quota_report,
             lookup_failure_writer=None if lookups is None else LookupFailureWriter(database.schema, lookups),
             event_id_cleaner=EventIdCleaner.of(connection, database, config),
@@ -128,7 +128,7 @@ class Processor:
                 "partitions": sorted(loop.assignment.partitions),
                 "lag": loop.assignment.backlog.events,
                 "watermark": clock.watermark if clock else None,
-                "superseded": loop.superseded,
+                "superseded": loop.superseded_reason,
                 "quotas": self._quota_report.texts or "ok",
                 **({} if self._lookups is None else {"lookups": self._lookups.figures()}),
                 **keeper_part.fields,
@@ -180,7 +180,7 @@ class Processor:
     def ready(self) -> bool:
         """Return True if the configuration is current and the processor was healthy at least once."""
         self._was_healthy = self._was_healthy or self.health()[0] == 200
-        return self._was_healthy and not self.loop.superseded
+        return self._was_healthy and not self.loop.superseded_reason
 
     def live(self) -> bool:
         """Return whether the loop and the keeper have made progress in the last `STUCK_SECONDS`."""

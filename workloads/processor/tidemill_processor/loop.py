@@ -31,11 +31,11 @@ from tidemill_processor.transaction import Change, CommitResult, Fenced, Superse
 
 log = logging.getLogger(__name__)
 
-BATCH_LIMIT = 50_000
+MAX_BATCH_EVENTS = 50_000
 # The maximum size of a batch in bytes, which limits the memory for a batch.
 BATCH_BYTES = 32 * 1024 * 1024
-# The number of records to consume and decode together, few enough for the CPU's cache.
-PIECE_LIMIT = 4_000
+# The number of events to consume and decode together, few enough for the CPU's cache.
+MAX_PIECE_EVENTS = 4_000
 # The interval between garbage collections.
 COLLECT_SECONDS = 10.0
 PAUSED_POLL_SECONDS = 0.1
@@ -90,14 +90,14 @@ class Loop:
         self._waiting_partitions: set[int] = set()
         self._throttle = Throttle(replay.rate)
         # Anomaly rules over single events are slow, so use smaller batches.
-        self._limit = BATCH_LIMIT // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
+        self._limit = MAX_BATCH_EVENTS // (1 + sum(rule.field is not None for rule in config.spec.anomalies))
         self._flush_seconds = parse_ms(config.spec.processor.flush_interval) / 1000
         self.kafka = KafkaHealth(guards.kafka_consumer, source.replace_consumer)
         self.link = DatabaseLink(config, database, guards.database, source.pause)
         self.assignment = Assignment(config, database, source, self.kafka, self.link, replay.start_from)
         self._collected_at = 0.0
         self._stopping = False
-        self.superseded = ""
+        self.superseded_reason = ""
         self._progressed_at = time.monotonic()
 
     @property
@@ -140,13 +140,13 @@ class Loop:
             self._process(pieces)
         while self._undecoded:
             self._process_undecoded(ready)
-        if not self.superseded:
+        if not self.superseded_reason:
             self.assignment.hand_over()
         self.assignment.confirm_ends()
         self.assignment.report_positions()
 
     def _process_undecoded(self, ready: frozenset[int]) -> None:
-        if self._stopping or self.superseded or self._source.ready != ready:
+        if self._stopping or self.superseded_reason or self._source.ready != ready:
             self._source.pause()
             self._undecoded = ()
             return
@@ -164,8 +164,8 @@ class Loop:
             seconds_left = deadline - time.monotonic()
             if seconds_left <= 0 and pieces:
                 break
-            records = max(1, min(PIECE_LIMIT, limit) // self._events_per_record)
-            polled = self._source.poll(records, min(max(0.0, seconds_left), POLL_SECONDS))
+            record_limit = max(1, min(MAX_PIECE_EVENTS, limit) // self._events_per_record)
+            polled = self._source.poll(record_limit, min(max(0.0, seconds_left), POLL_SECONDS))
             self._handle_poll_errors(polled)
             if generation != self._source.generation:
                 # After a rebalance, drop the decoded records, because their partitions are read again.
@@ -183,11 +183,11 @@ class Loop:
         return pieces
 
     def _decode(
-        self, records: Sequence[Message], first_number: int, room: int
+        self, records: Sequence[Message], first_number: int, max_events: int
     ) -> tuple[list[Piece], Sequence[Message]]:
         pieces: list[Piece] = []
         now_ms, events, size = time.time_ns() // 1_000_000, 0, 0
-        while records and (not pieces or (events < room and size < BATCH_BYTES)):
+        while records and (not pieces or (events < max_events and size < BATCH_BYTES)):
             try:
                 piece, records = self._reader.decode_some(records, now_ms, first_number + events)
             except RegistryUnavailableError:
@@ -199,11 +199,11 @@ class Loop:
         return pieces, records
 
     def _pause_unknown_schemas(self, records: Sequence[Message]) -> list[Message]:
-        ends = self._reader.unknown_schema_offsets(records)
-        log.warning("partitions %s wait for the schema registry", sorted(ends))
-        self._waiting_partitions |= ends.keys()
-        self._source.pause(ends)
-        return [m for m in records if m.partition() not in ends or m.offset() < ends[m.partition()]]
+        first_unknown = self._reader.unknown_schema_offsets(records)
+        log.warning("partitions %s wait for the schema registry", sorted(first_unknown))
+        self._waiting_partitions |= first_unknown.keys()
+        self._source.pause(first_unknown)
+        return [m for m in records if m.partition() not in first_unknown or m.offset() < first_unknown[m.partition()]]
 
     def _waiting_for_schemas(self) -> frozenset[int]:
         if self._waiting_partitions and self._side_inputs.registry_answers:
@@ -211,7 +211,9 @@ class Loop:
         return frozenset(self._waiting_partitions)
 
     def _can_store(self) -> bool:
-        return self._side_inputs.ready and not self.superseded and self.kafka.can_read() and self.link.ensure_open()
+        return (
+            self._side_inputs.ready and not self.superseded_reason and self.kafka.can_read() and self.link.ensure_open()
+        )
 
     def _handle_poll_errors(self, polled: PollResult) -> None:
         if polled.out_of_range:
@@ -237,13 +239,13 @@ class Loop:
                 batch = batch.without(fenced.partitions)
             except Superseded as superseded:
                 log.warning("%s; this process waits until a new process replaces it", superseded)
-                self.superseded = str(superseded)
+                self.superseded_reason = str(superseded)
                 return
             except Exception as error:
-                batch_or_none = self._after_error(batch, error)
-                if batch_or_none is None:
+                remaining = self._after_error(batch, error)
+                if remaining is None:
                     return
-                batch = batch_or_none
+                batch = remaining
             else:
                 self._after_commit(batch, committed, time.perf_counter() - started)
                 return
@@ -254,8 +256,8 @@ class Loop:
                 return reject_unstorable(batch, error, self._is_storable)
             if isinstance(error, psycopg.Error | OSError):
                 raise error
-        except (psycopg.Error, OSError) as lost:
-            self.link.drop(lost)
+        except (psycopg.Error, OSError) as connection_error:
+            self.link.drop(connection_error)
             return None
         raise error
 

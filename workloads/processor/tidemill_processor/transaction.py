@@ -62,7 +62,11 @@ class Position:
 
 @dataclass(frozen=True)
 class Change:
-    """Which rows of an aggregation a commit changed. Times are epoch milliseconds."""
+    """Which rows of an aggregation a commit changed. Times are epoch milliseconds.
+
+    Attributes:
+        last_pane: the start of the last changed pane, or the end of the last changed session.
+    """
 
     aggregation: str
     rev: int
@@ -104,11 +108,11 @@ class _Offset:
     partition: int
     next_offset: int
     epoch: int
-    maximum: int | None
+    max_event_time_ms: int | None
     suspects: list[int]
     last_event_at: int | None
     clock_ms: int
-    feeds: list[int]
+    marked_versions: list[int]
 
     @property
     def position(self) -> Position:
@@ -116,7 +120,7 @@ class _Offset:
 
     @property
     def time(self) -> PartitionTime:
-        return PartitionTime(self.partition, self.maximum, tuple(self.suspects), self.last_event_at)
+        return PartitionTime(self.partition, self.max_event_time_ms, tuple(self.suspects), self.last_event_at)
 
 
 class Committer:
@@ -135,16 +139,16 @@ class Committer:
         self._config = config
         self._max_advance_ms = parse_ms(config.spec.source.event_time.max_advance)
         self._judged_aggregations = {rule.aggregation for rule in config.spec.anomalies}
-        self._partitions = Partitions(database)
-        self._raw_events = RawEventStore(database, config, self._partitions)
+        self._table_partitions = Partitions(database)
+        self._raw_events = RawEventStore(database, config, self._table_partitions)
         self._event_judge = EventJudge(database, config)
         self._id_store = IdStore(database, config)
         self._sessions: dict[int, SessionMerger] = {}
         self._merge_statements: dict[int, str] = {}
         for store in stores:
             self._prepare_store(store)
-        self._reader = database.reader
-        self.handover = Handover(database, [s.id for s in stores]) if self._reader != LIVE else None
+        self._reader_name = database.reader
+        self.handover = Handover(database, [s.id for s in stores]) if self._reader_name != LIVE else None
         # By partition: the ids of a replay's versions for which live processors also count the partition's events.
         self._marked_versions: dict[int, frozenset[int]] = {}
         self._marked_stores: dict[int, AggregationStore] = {}
@@ -172,7 +176,7 @@ class Committer:
         handed_over: frozenset[int] = frozenset()
         with self._connection.transaction():
             rows = self._lock_offsets(batch)  # 1
-            self._check_owner(batch, positions, rows)  # 2
+            self._check_rows(batch, positions, rows)  # 2
             if self.handover is not None:
                 whole = batch
                 starts = {p: position.next_offset for p, position in positions.items()}
@@ -193,11 +197,13 @@ class Committer:
                 self._connection, self._database, [*batch.dead_letters, *letters], epochs
             )
             self._advance_offsets(batch, times, deduped.duplicates)
-        moved = {p: replace(positions[p], next_offset=offset) for p, offset in batch.next_offsets.items()}
-        self._event_judge.cache_states(judged, moved)
+        new_positions = {p: replace(positions[p], next_offset=offset) for p, offset in batch.next_offsets.items()}
+        self._event_judge.cache_states(judged, new_positions)
         rows_written = sum(task.result.rows.height for task in tasks)
         anomalies = count_by_rule(judged.anomalies)
-        return CommitResult(moved, tuple(changes), late, rows_written, anomalies, handed_over, deduped.duplicate_count)
+        return CommitResult(
+            new_positions, tuple(changes), late, rows_written, anomalies, handed_over, deduped.duplicate_count
+        )
 
     def dry_run(self, batch: Batch, positions: dict[int, Position]) -> None:
         """Try to store a batch, and roll back, to find out whether Postgres accepts the events."""
@@ -216,8 +222,10 @@ class Committer:
         self, batch: Batch, positions: dict[int, Position], epochs: dict[int, int]
     ) -> tuple[DedupedBatch, list[MergeTask], pl.DataFrame | None, JudgedBatch]:
         """Leave out duplicates, and prepare what the transaction writes: partial results, raw events and anomalies."""
-        marked = {store.dedupe_reader: self._marked_partitions(id_) for id_, store in self._marked_stores.items()}
-        deduped = self._id_store.drop_duplicates(self._connection, batch, self._stores, marked)
+        partitions_by_reader = {
+            store.dedupe_reader: self._marked_partitions(id_) for id_, store in self._marked_stores.items()
+        }
+        deduped = self._id_store.drop_duplicates(self._connection, batch, self._stores, partitions_by_reader)
         tasks = self._aggregate(deduped, epochs)
         raw_events = self._raw_events.prepare(self._connection, deduped.batch)
         return deduped, tasks, raw_events, self._event_judge.judge(self._connection, deduped.batch, positions, epochs)
@@ -231,14 +239,14 @@ class Committer:
         for store, frame in self._events_by_store(deduped):
             result = self._aggregate_one(frame, store, closed.get(store.id), epochs)
             tasks.append(MergeTask(store, closed.get(store.id), result, frame))
-            self._partitions.ensure(self._connection, store.table, store.partition_days, result.rows[PANE])
+            self._table_partitions.ensure(self._connection, store.table, store.partition_days, result.rows[PANE])
         return tasks
 
     def _events_by_store(self, deduped: DedupedBatch) -> list[tuple[AggregationStore, pl.DataFrame]]:
         pairs = [(store, deduped.frame(store.dedupe_reader)) for store in self._stores]
         for id_, store in self._marked_stores.items():
-            marked = pl.col(PARTITION).is_in(self._marked_partitions(id_))
-            pairs.append((store, deduped.frame(store.dedupe_reader).filter(marked)))
+            is_marked = pl.col(PARTITION).is_in(self._marked_partitions(id_))
+            pairs.append((store, deduped.frame(store.dedupe_reader).filter(is_marked)))
         return sorted(pairs, key=lambda pair: pair[0].id)
 
     def _load_marked_stores(self) -> None:
@@ -273,11 +281,11 @@ class Committer:
         return dict(self._connection.execute(query).fetchall())
 
     def _lock_offsets(self, batch: Batch) -> dict[int, _Offset]:
-        query = offsets.lock(self._database.schema, self._reader)
+        query = offsets.lock(self._database.schema, self._reader_name)
         rows = self._connection.execute(query, (list(batch.next_offsets),)).fetchall()
         return {row[0]: _Offset(*row) for row in rows}
 
-    def _check_owner(self, batch: Batch, positions: dict[int, Position], rows: dict[int, _Offset]) -> None:
+    def _check_rows(self, batch: Batch, positions: dict[int, Position], rows: dict[int, _Offset]) -> None:
         fenced = {p for p in batch.next_offsets if p not in rows or rows[p].position != positions.get(p)}
         if fenced:
             raise Fenced(fenced)
@@ -285,9 +293,11 @@ class Committer:
         if newer is not None:
             raise Superseded(f"the schema is at generation {newer}, this processor at {self._config.generation}")
         known = self._marked_versions
-        marked = {p: frozenset(row.feeds) for p, row in rows.items() if row.feeds or p in known}
-        if any(known.get(p, frozenset()) != ids for p, ids in marked.items()):
-            self._marked_versions |= marked
+        marked_versions = {
+            p: frozenset(row.marked_versions) for p, row in rows.items() if row.marked_versions or p in known
+        }
+        if any(known.get(p, frozenset()) != ids for p, ids in marked_versions.items()):
+            self._marked_versions |= marked_versions
             raise _UnknownVersions
 
     def _copy_to_temp(self, tasks: list[MergeTask]) -> None:
@@ -362,7 +372,7 @@ class Committer:
                 batch.consumed.get(partition, 0), batch.filtered.get(partition, 0), invalid.get(partition, 0),
                 duplicates.get(partition, 0), partition,
             ))  # fmt: skip
-        self._connection.cursor().executemany(offsets.advance(self._database.schema, self._reader), values)
+        self._connection.cursor().executemany(offsets.advance(self._database.schema, self._reader_name), values)
 
 
 def is_refusal(error: Exception) -> bool:

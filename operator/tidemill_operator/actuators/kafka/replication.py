@@ -15,8 +15,8 @@ from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.errors import TidemillError
 from tidemill_operator.plan.kafka.placement import Brokers
 from tidemill_operator.plan.kafka.replication import (
-    FOLLOWERS,
-    LEADERS,
+    THROTTLED_FOLLOWERS,
+    THROTTLED_LEADERS,
     PartitionReplicas,
     ReplicaChange,
     ReplicaRequest,
@@ -26,8 +26,8 @@ from tidemill_operator.plan.kafka.replication import (
 )
 
 log = logging.getLogger(__name__)
-RATES = ("leader.replication.throttled.rate", "follower.replication.throttled.rate")
-THROTTLE_BYTES = 50_000_000
+RATE_CONFIGS = ("leader.replication.throttled.rate", "follower.replication.throttled.rate")
+THROTTLE_BYTES_PER_SECOND = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _with_reassignment(partition: PartitionReplicas, reassignment: Reassignment 
 class Replication:
     """The actuator that changes the replicas of topics."""
 
-    def __init__(self, session: KafkaSession, *, throttle_bytes: int = THROTTLE_BYTES) -> None:
+    def __init__(self, session: KafkaSession, *, throttle_bytes: int = THROTTLE_BYTES_PER_SECOND) -> None:
         self._session, self._rate = session, throttle_bytes
 
     def advance(
@@ -82,8 +82,8 @@ class Replication:
         Raises:
             TidemillError: Kafka does not answer, or refuses.
         """
-        in_progress = bool(config.get(LEADERS))
-        if is_settled(partitions, request, started_by_us=in_progress):
+        started_by_us = bool(config.get(THROTTLED_LEADERS))
+        if is_settled(partitions, request, started_by_us=started_by_us):
             return StepResult()
         brokers = Brokers(self._racks(), leaving)
         with open_reassignments(self._session.config, self._session.timeout) as client:
@@ -92,7 +92,7 @@ class Replication:
                 number: _with_reassignment(partition, reassignments.get(number))
                 for number, partition in partitions.items()
             }
-            step = next_step(topic, current, request, brokers, started_by_us=in_progress)
+            step = next_step(topic, current, request, brokers, started_by_us=started_by_us)
             return StepResult(step.change, self._execute(topic, step, config, brokers, client))
 
     def remove_throttle(self) -> None:
@@ -120,17 +120,19 @@ class Replication:
             writes += self._elect(topic, step.elect)
         if step.finish:
             writes += self._reset_throttle_rates(brokers, client)
-            # Remove LEADERS last, because the config LEADERS marks an unfinished change.
-            self._session.set_configs(ResourceType.TOPIC, topic, {LEADERS: None, FOLLOWERS: None})
-            self._session.wait_until(lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(LEADERS))
+            # Remove these configs last, because THROTTLED_LEADERS marks an unfinished change.
+            self._session.set_configs(ResourceType.TOPIC, topic, {THROTTLED_LEADERS: None, THROTTLED_FOLLOWERS: None})
+            self._session.wait_until(
+                lambda: not self._session.configs(ResourceType.TOPIC, [topic])[topic].get(THROTTLED_LEADERS)
+            )
             writes += 1
         return writes
 
     def _set_throttle(self, topic: str, step: Step, config: Mapping[str, str], brokers: Brokers) -> int:
         writes = 0
-        for broker, rates in self._throttle_rates(brokers).items() if self._rate else ():
+        for broker, rates in self._broker_configs(brokers).items() if self._rate else ():
             # Do not overwrite a replication throttle that a user has set.
-            if missing := {key: str(self._rate) for key in RATES if not rates.get(key)}:
+            if missing := {key: str(self._rate) for key in RATE_CONFIGS if not rates.get(key)}:
                 self._session.set_configs(ResourceType.BROKER, broker, missing)
                 writes += 1
         if step.start and any(config.get(key) != value for key, value in step.throttled.items()):
@@ -142,13 +144,13 @@ class Replication:
         if not self._rate or client.any_in_progress():
             return 0
         writes = 0
-        for broker, rates in self._throttle_rates(brokers).items():
-            if removed := {key: None for key in RATES if rates.get(key) == str(self._rate)}:
-                self._session.set_configs(ResourceType.BROKER, broker, removed)
+        for broker, rates in self._broker_configs(brokers).items():
+            if removals := {key: None for key in RATE_CONFIGS if rates.get(key) == str(self._rate)}:
+                self._session.set_configs(ResourceType.BROKER, broker, removals)
                 writes += 1
         return writes
 
-    def _throttle_rates(self, brokers: Brokers) -> Mapping[str, Mapping[str, str]]:
+    def _broker_configs(self, brokers: Brokers) -> Mapping[str, Mapping[str, str]]:
         configs: dict[str, Mapping[str, str]] = {}
         for broker in sorted(brokers.racks):
             try:

@@ -12,13 +12,18 @@ from confluent_kafka.admin import NewPartitions, NewTopic, ResourceType
 from tidemill_operator import outcome
 from tidemill_operator.actuators.base import Reclaim
 from tidemill_operator.actuators.kafka.missing_topics import find_missing_topics
-from tidemill_operator.actuators.kafka.replication import THROTTLE_BYTES, Replication, StepResult, replicas_by_partition
+from tidemill_operator.actuators.kafka.replication import (
+    THROTTLE_BYTES_PER_SECOND,
+    Replication,
+    StepResult,
+    replicas_by_partition,
+)
 from tidemill_operator.actuators.kafka.session import KafkaSession
 from tidemill_operator.errors import Reason, TidemillError
 from tidemill_operator.outcome import Component, Outcome
 from tidemill_operator.plan.kafka.replication import (
     IN_SYNC,
-    LEADERS,
+    THROTTLED_LEADERS,
     PartitionReplicas,
     ReplicaRequest,
     Spread,
@@ -47,7 +52,7 @@ class KafkaTopics:
         *,
         config: Mapping[str, Any] | None = None,
         timeout_seconds: float = _REQUEST_SECONDS,
-        throttle_bytes: int = THROTTLE_BYTES,
+        throttle_bytes: int = THROTTLE_BYTES_PER_SECOND,
         offsets_replicas: int = 0,
     ) -> None:
         self._offsets_replicas = offsets_replicas
@@ -122,7 +127,7 @@ class KafkaTopics:
                 return
             partitions, config = replicas_by_partition(description), self.configs([_OFFSETS_TOPIC])[_OFFSETS_TOPIC]
             replicas = max(len(partition.replicas) for partition in partitions.values())
-            if replicas > self._offsets_replicas and not config.get(LEADERS):
+            if replicas > self._offsets_replicas and not config.get(THROTTLED_LEADERS):
                 return
             step = self._replication.advance(_OFFSETS_TOPIC, partitions, config, ReplicaRequest(self._offsets_replicas))
             if step.change:
@@ -138,7 +143,7 @@ class KafkaTopics:
         """
         deleted = [topic.name for topic in topics if topic.managed and reclaim == "Delete"]
         existing = self.observe(deleted)
-        moving = [name for name, config in self.configs(list(existing)).items() if config.get(LEADERS)]
+        moving = [name for name, config in self.configs(list(existing)).items() if config.get(THROTTLED_LEADERS)]
         outcomes = []
         for topic in topics:
             if topic.name not in deleted:

@@ -14,7 +14,10 @@ from tidemill_operator.plan.kafka.placement import Assignment, Brokers, Replicas
 
 BATCH = 10
 IN_SYNC = "min.insync.replicas"
-LEADERS, FOLLOWERS = "leader.replication.throttled.replicas", "follower.replication.throttled.replicas"
+THROTTLED_LEADERS, THROTTLED_FOLLOWERS = (
+    "leader.replication.throttled.replicas",
+    "follower.replication.throttled.replicas",
+)
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def _throttled(partitions: Mapping[int, PartitionReplicas], moves: Assignment) -
         senders += [f"{number}:{broker}" for broker in current]
         fetchers += [f"{number}:{broker}" for broker in replicas if broker not in current]
     # Without new replicas, repeat the senders, so that the config of followers is not empty.
-    return {LEADERS: ",".join(senders), FOLLOWERS: ",".join(fetchers or senders)}
+    return {THROTTLED_LEADERS: ",".join(senders), THROTTLED_FOLLOWERS: ",".join(fetchers or senders)}
 
 
 def _goal(factor: int, request: ReplicaRequest) -> str:

@@ -15,7 +15,7 @@ from tidemill_operator.cluster.leader import Elector, LeaseView, Timing
 from tidemill_operator.errors import LockNotHeldError, Reason, TidemillError
 from waiting import eventually
 
-TIMING = Timing(duration=15.0, deadline=10.0, retry=2.0)
+TIMING = Timing(lease_seconds=15.0, renew_deadline_seconds=10.0, retry_seconds=2.0)
 
 
 def lease(holder: str, *, renewed: str = "t0", transitions: int = 0) -> dict[str, Any]:
@@ -58,10 +58,10 @@ def test_a_renewal_by_the_holder_restarts_the_duration() -> None:
 def test_a_leader_is_lost_at_the_deadline_and_before_another_may_begin() -> None:
     """The deadline is counted from the request, not from the answer."""
     view = LeaseView("me", TIMING)
-    assert not view.is_expired(1_000.0)
+    assert not view.missed_deadline(1_000.0)
     view.record_renewal(100.0)
-    assert [view.is_expired(now) for now in (109.9, 110.0)] == [False, True]
-    assert TIMING.deadline < TIMING.duration
+    assert [view.missed_deadline(now) for now in (109.9, 110.0)] == [False, True]
+    assert TIMING.renew_deadline_seconds < TIMING.lease_seconds
 
 
 class Leases:
@@ -111,11 +111,13 @@ class Leases:
             self.lease["metadata"]["resourceVersion"] = str(int(self.lease["metadata"]["resourceVersion"]) + 1)
 
 
-FAST = Timing(duration=1.0, deadline=0.6, retry=0.05)
+FAST = Timing(lease_seconds=1.0, renew_deadline_seconds=0.6, retry_seconds=0.05)
 
 
 def elector(leases: Leases, identity: str, ended: Callable[[int], Any] = lambda _: None) -> Elector:
-    started_elector = Elector(cast(Api, leases), namespace="n", name="l", identity=identity, timing=FAST, end=ended)
+    started_elector = Elector(
+        cast(Api, leases), namespace="n", name="l", identity=identity, timing=FAST, exit_process=ended
+    )
     started_elector.start()
     return started_elector
 
@@ -157,7 +159,7 @@ def test_only_one_of_many_replicas_leads() -> None:
     leases = Leases()
     replicas = [elector(leases, str(number)) for number in range(6)]
     eventually(lambda: any(replica.leading for replica in replicas), what="a replica leads", seconds=10.0)
-    time.sleep(4 * FAST.retry)  # meanwhile the others have tried
+    time.sleep(4 * FAST.retry_seconds)  # meanwhile the others have tried
     assert sum(replica.leading for replica in replicas) == 1
     for replica in replicas:
         replica.stop()
@@ -168,10 +170,10 @@ def test_a_leader_renews_without_reading() -> None:
     leader = elector(leases, "me")
     assert leader.wait(10.0)
     before = leases.reads
-    time.sleep(10 * FAST.retry)
+    time.sleep(10 * FAST.retry_seconds)
     assert leases.reads == before
     leases.edit(holderIdentity="me", renewTime="2026-01-01T00:00:00Z")
-    time.sleep(10 * FAST.retry)
+    time.sleep(10 * FAST.retry_seconds)
     assert leader.leading
     assert leases.reads == before + 1, "after a refused write the Lease is read once"
     leader.stop()
@@ -193,7 +195,7 @@ def test_a_leader_that_sees_a_greater_epoch_takes_the_next_one() -> None:
     leader = elector(leases, "me")
     assert leader.wait(10.0)
     assert leader.raise_epoch_above(7) == 8
-    time.sleep(4 * FAST.retry)
+    time.sleep(4 * FAST.retry_seconds)
     assert (leader.leading, leader.epoch) == (True, 8)
     leader.stop()
     following = elector(leases, "following")

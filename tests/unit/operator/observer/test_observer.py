@@ -189,10 +189,10 @@ def test_progress_is_reported_in_each_round_before_figures_are_shown(world: Worl
     def show(*_: Any) -> None:
         raise TidemillError(Reason.UNREACHABLE, "the API is away")
 
-    world.observer._show = show
+    world.observer._show_observation = show
     with pytest.raises(TidemillError):
         world.measure()
-    world.observer._show = world.shown.__setitem__
+    world.observer._show_observation = world.shown.__setitem__
     assert world.results.pop() == {0: Progress(0, (10, None)), 1: Progress(20, (10, None))}
     world.kafka.leaderless = {0}
     world.measure()
@@ -239,7 +239,7 @@ def test_an_error_of_showing_is_raised_after_all_metrics_are_set(world: World) -
     def show(*_: Any) -> None:
         raise TidemillError(Reason.UNREACHABLE, "the API is away")
 
-    world.observer._show = show
+    world.observer._show_observation = show
     with pytest.raises(TidemillError):
         world.measure()
     labels = {"namespace": "shop", "pipeline": "another"}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tidemill_operator.plan.kafka.placement import Brokers
 from tidemill_operator.plan.kafka.replication import (
-    FOLLOWERS,
-    LEADERS,
+    THROTTLED_FOLLOWERS,
+    THROTTLED_LEADERS,
     PartitionReplicas,
     ReplicaChange,
     ReplicaRequest,
@@ -55,8 +55,14 @@ def test_replicas_are_added_in_batches() -> None:
     partitions = {number: at(1) for number in range(5)}
     step = next_step("t", partitions, ReplicaRequest(2), THREE, started_by_us=False, batch=2)
     assert list(step.start) == [0, 1]
-    assert step.throttled[LEADERS] == "0:1,1:1,2:1,3:1,4:1"
-    assert [entry.split(":")[0] for entry in step.throttled[FOLLOWERS].split(",")] == ["0", "1", "2", "3", "4"]
+    assert step.throttled[THROTTLED_LEADERS] == "0:1,1:1,2:1,3:1,4:1"
+    assert [entry.split(":")[0] for entry in step.throttled[THROTTLED_FOLLOWERS].split(",")] == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
     assert step.change == ReplicaChange(
         2, "ongoing", "to 2 replicas of each partition: 0 of 5 partitions done, 2 under way"
     )

@@ -24,7 +24,7 @@ from tidemill_processor.database import Database
 from tidemill_processor.errors import error_text, is_permanent
 from tidemill_processor.keeper.duties import Duty, DutyRunner
 from tidemill_processor.keeper.health import keeper_health
-from tidemill_processor.keeper.keeper import Duties, Keeper
+from tidemill_processor.keeper.keeper import Keeper, KeeperWorkers
 from tidemill_processor.publish.live import (
     CHANGE_BYTES,
     ENTRY_BYTES,
@@ -164,7 +164,7 @@ def test_no_error_ends_the_thread_of_the_keeper(error: Exception) -> None:
     """The error is reported, and the next pass runs."""
     raised, worked, reports = threading.Event(), threading.Event(), []
 
-    def duties(_: Any) -> Duties:
+    def duties(_: Any) -> KeeperWorkers:
         if not raised.is_set():
             raised.set()
             raise error

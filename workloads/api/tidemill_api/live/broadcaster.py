@@ -82,7 +82,7 @@ class Broadcaster:
     def __init__(
         self, catalog: Catalog, database: Database, client: redis.asyncio.Redis | None, guard: Guard, pipeline: str
     ) -> None:
-        self._catalog, self._database, self._client, self._guard = catalog, database, client, guard
+        self._catalog, self._database, self._redis, self._guard = catalog, database, client, guard
         self._pipeline = pipeline
         self._subscribers: set[Subscriber] = set()
         self._task: asyncio.Task[None] | None = None
@@ -143,7 +143,7 @@ class Broadcaster:
         self._trackers, self._stream_error, self._database_error = {}, "", ""
         self.progress = Progress()
         if model is not None:
-            stream = ChangeStream(self._client, self._guard, model.config.namespace, model.name)
+            stream = ChangeStream(self._redis, self._guard, model.config.namespace, model.name)
             while self._is_needed():
                 try:
                     await self._step(stream, model)
@@ -220,7 +220,7 @@ class Broadcaster:
         self, connection: Connection, model: PipelineModel, name: str, table_state: TableState
     ) -> _DatabaseRead:
         tracker = self._trackers.get(name)
-        if tracker is None or _is_replaced(tracker, table_state):
+        if tracker is None or _table_was_replaced(tracker, table_state):
             return _DatabaseRead(table_state)
         # The Redis stream usually delivers the newest changes. If changes may be missing, read the newest changes from
         # Postgres.
@@ -242,10 +242,10 @@ class Broadcaster:
         return _DatabaseRead(table_state, True, rows)
 
     def _apply_read(self, name: str, read: _DatabaseRead) -> None:
-        state, table = read.table_state.state, read.table_state.table_oid
+        state, table_oid = read.table_state.state, read.table_state.table_oid
         tracker = self._trackers.get(name)
-        if tracker is None or _is_replaced(tracker, read.table_state):
-            self._trackers[name] = RevisionTracker(name, table, state.rev, state.closed_until_ms)
+        if tracker is None or _table_was_replaced(tracker, read.table_state):
+            self._trackers[name] = RevisionTracker(name, table_oid, state.rev, state.closed_until_ms)
             if tracker is not None:
                 self.progress = Progress()
                 self._require_snapshot(name)
@@ -286,7 +286,7 @@ def _max_or_none(one: int | None, other: int | None) -> int | None:
     return max((value for value in (one, other) if value is not None), default=None)
 
 
-def _is_replaced(tracker: RevisionTracker, table_state: TableState) -> bool:
+def _table_was_replaced(tracker: RevisionTracker, table_state: TableState) -> bool:
     return table_state.table_oid != tracker.table_oid or table_state.state.rev < tracker.complete_rev
 
 

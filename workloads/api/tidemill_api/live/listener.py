@@ -174,7 +174,7 @@ class Listener:
             changed = await self._read_missed()
             reason = "the changes after `resume` are no longer known"
             reasons = {name: reason for name in reasons if name not in changed}
-            messages += [message for changes in changed.values() for message in changes]
+            messages += [message for missed_messages in changed.values() for message in missed_messages]
         self._snapshot_reasons = {**reasons, **self._snapshot_reasons}
         return messages + await self._catch_up()
 
@@ -194,7 +194,7 @@ class Listener:
         positions, model = self._query.resume or {}, self._model
 
         async def work(connection: Connection) -> dict[str, tuple[int, list[Message]]]:
-            changes = {}
+            missed = {}
             for name, table_state in (await read_table_states(connection, model)).items():
                 state, oid = table_state.state, table_state.table_oid
                 row_filter, position = self._query.row_filters.get(name), positions.get(name)
@@ -211,8 +211,8 @@ class Listener:
                     continue  # if the changes cannot be read, the client gets a snapshot
                 if rows is not None:
                     texts = Change(name, state.rev, state.rev, rows_by_key(rows)).messages(RowFilter())
-                    changes[name] = (state.rev, [Message("upsert", text) for text in texts])
-            return changes
+                    missed[name] = (state.rev, [Message("upsert", text) for text in texts])
+            return missed
 
         read = await self._database.run(model.name, work)
         # The rows from Postgres contain all changes up to `rev`, so drop these changes from `_pending`.
@@ -254,8 +254,10 @@ class Listener:
         # Do not `await` between reading `_pending` and `progress`. Otherwise, `progress` could include changes that
         # `messages` lacks.
         pending, self._pending = self._pending, {}
-        for name, changes in pending.items():
-            messages += [Message("upsert", data) for data in changes.messages(name, self._query.row_filters[name])]
+        for name, pending_changes in pending.items():
+            messages += [
+                Message("upsert", data) for data in pending_changes.messages(name, self._query.row_filters[name])
+            ]
         progress = self._broadcaster.progress
         if not self._snapshot_reasons and (progress is not self._sent_progress or not messages):
             self._sent_progress = progress

@@ -168,18 +168,18 @@ class EventDecoder:
                 values = shape.values(events, name)
                 is_event_time = name == self._fields.event_time
                 if name in self._fields.formats:
-                    exact = self._fields.formats[name].all_micros(values)
-                    values = [None if each is None else each // 1000 for each in exact]
+                    all_micros = self._fields.formats[name].all_micros(values)
+                    values = [None if each is None else each // 1000 for each in all_micros]
                     if is_event_time and self._fields.exact:
-                        micros = [(each or 0) % 1000 for each in exact]
+                        micros = [(each or 0) % 1000 for each in all_micros]
                     shape.put(events, name, values)
                     non_null = [value for value in values if value is not None]
                     if non_null and not times.are_all_valid(non_null, is_event_time=is_event_time, now_ms=now_ms):
                         return None
                     continue
-                kinds = set(map(type, values))
-                if kinds != {int}:
-                    if rounded is None and dt.datetime in kinds:
+                value_types = set(map(type, values))
+                if value_types != {int}:
+                    if rounded is None and dt.datetime in value_types:
                         # `truncate_times` may decode an event again, which discards converted times. Therefore, run it
                         # before the first conversion. Only fields without a format need it. `timestamps` lists these
                         # fields first.
@@ -191,9 +191,9 @@ class EventDecoder:
                             values = shape.values(events, name)
                     if is_event_time and self._fields.exact:
                         micros = list(map(micros_of, values))
-                    values = all_epoch_ms(values, kinds)
+                    values = all_epoch_ms(values, value_types)
                     shape.put(events, name, values)
-                    if type(None) in kinds:
+                    if type(None) in value_types:
                         values = [value for value in values if value is not None]
                 if values and not times.are_all_valid(values, is_event_time=is_event_time, now_ms=now_ms):
                     return None
@@ -214,8 +214,8 @@ class EventDecoder:
         if any(map(self._fields.decimals.may_be_lenient, parts)):
             return True
         for name in self._fields.numeric_timestamps:
-            kinds = set(map(type, self._fields.shape.values(events, name)))
-            if Decimal in kinds and any(map(may_be_lenient, parts)):
+            value_types = set(map(type, self._fields.shape.values(events, name)))
+            if Decimal in value_types and any(map(may_be_lenient, parts)):
                 return True
         if largest <= MAX_KEY_BYTES:
             return False

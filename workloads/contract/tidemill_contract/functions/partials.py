@@ -88,7 +88,7 @@ class ConditionColumn:
 
     Attributes:
         where: the condition in its normal form.
-        field: the field, or None for the column with the name `condition`.
+        field: the field, or None for the column `flag_column`.
     """
 
     where: str
@@ -297,16 +297,16 @@ def build_layout(aggregation: AggregationSpec, types: Mapping[str, str]) -> Aggr
 
 def _with_types(metrics: Sequence[MetricSpec], types: Mapping[str, str]) -> list[tuple[MetricSpec, str | None]]:
     by_name = {metric.name: metric for metric in metrics}
-    fields = {metric.name: types[metric.field] if metric.field else None for metric in metrics}
+    input_types = {metric.name: types[metric.field] if metric.field else None for metric in metrics}
     answer_types = {
-        metric.name: FUNCTIONS[metric.function].answer_type(fields[metric.name])
+        metric.name: FUNCTIONS[metric.function].answer_type(input_types[metric.name])
         for metric in metrics
         if not is_composed(metric)
     }
     for metric in metrics:
         if is_composed(metric):
-            fields[metric.name] = composed_type(by_name, answer_types, metric.name)
-    return [(metric, fields[metric.name]) for metric in metrics]
+            input_types[metric.name] = composed_type(by_name, answer_types, metric.name)
+    return [(metric, input_types[metric.name]) for metric in metrics]
 
 
 def needed_partials(metric: Metric, types: Mapping[str, str]) -> list[Partial]:
@@ -325,8 +325,8 @@ def _needs(metric: Metric) -> tuple[ColumnNeed, ...]:
 
 
 def _partial(need: ColumnNeed, types: Mapping[str, str]) -> Partial:
-    source = need.source or need.field
-    source_field = None if source is None else (source, types[source])
+    source_name = need.source or need.field
+    source_field = None if source_name is None else (source_name, types[source_name])
     sql_type = need.kind.sql_type(source_field[1] if source_field else "")
     return Partial(need.kind.name, need.field, sql_type, need.list_size, source_field, need.by, need.bounds, need.where)
 

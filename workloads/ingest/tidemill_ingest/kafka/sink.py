@@ -192,7 +192,7 @@ class Sink:
         number = next(self._request_numbers)
         self._start_times[number] = now
 
-        def done(delivery: Delivery) -> None:
+        def on_done(delivery: Delivery) -> None:
             del self._start_times[number]
             self._queue.release(topic, count, size)
             if not self._start_times:
@@ -203,7 +203,7 @@ class Sink:
             if len(delivery.failed) < count or broker_refused:
                 self._silent_since = None
 
-        pending = PendingDelivery(records, done)
+        pending = PendingDelivery(records, on_done)
         if keep_retrying:
             reporter.expire_after(self.publish_seconds)
         holder = self._holder_for(keep_retrying=keep_retrying, client_waits=client_waits)

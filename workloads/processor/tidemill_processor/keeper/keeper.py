@@ -35,13 +35,13 @@ WAIT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Duties:
+class KeeperWorkers:
     """The objects that do the keeper's tasks over one connection."""
 
     closer: Closer
     scanners: list[Scanner]
     publisher: Publisher
-    live: LiveSender | None
+    live_sender: LiveSender | None
     quota_report: QuotaReport
     lookup_failure_writer: LookupFailureWriter | None = None
     event_id_cleaner: EventIdCleaner | None = None
@@ -59,13 +59,13 @@ class Keeper(threading.Thread):
     def __init__(
         self,
         connect: Callable[[], psycopg.Connection[Any]],
-        duties: Callable[[psycopg.Connection[Any]], Duties],
+        make_workers: Callable[[psycopg.Connection[Any]], KeeperWorkers],
         runner: DutyRunner,
         interval_seconds: float,
     ) -> None:
         super().__init__(name="keeper", daemon=True)
         self._connect = connect
-        self._duties = duties
+        self._make_workers = make_workers
         self.runner = runner
         self._interval = interval_seconds
         self._stopping = threading.Event()
@@ -111,37 +111,37 @@ class Keeper(threading.Thread):
                 self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
 
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
-        duties = self._duties(connection)
+        workers = self._make_workers(connection)
         while not self._stopping.is_set():
-            busy = self._run_pass(connection, duties)
+            busy = self._run_pass(connection, workers)
             self.error, self.database_error, self._backoff = "", "", FIRST_BACKOFF_SECONDS
             if not busy:
                 self._stopping.wait(self._interval)
 
-    def _run_pass(self, connection: psycopg.Connection[Any], duties: Duties) -> bool:
-        clock = self.clock = duties.closer.run(connection, self._run_duty)
+    def _run_pass(self, connection: psycopg.Connection[Any], workers: KeeperWorkers) -> bool:
+        clock = self.clock = workers.closer.run(connection, self._run_duty)
         self._progressed_at = time.monotonic()
         if clock.watermark is not None:
             metrics.WATERMARK_TIMESTAMP.set(clock.watermark / 1000)
         if clock.newly_closed:
             metrics.CLOSINGS.inc(len(clock.newly_closed))
-        duties.quota_report.run(connection)
-        if duties.lookup_failure_writer is not None:
-            duties.lookup_failure_writer.run(connection)
-        self._send_live_changes(connection, duties, clock)
-        for duty, work in _scans(connection, duties, clock):
+        workers.quota_report.run(connection)
+        if workers.lookup_failure_writer is not None:
+            workers.lookup_failure_writer.run(connection)
+        self._send_live_changes(connection, workers, clock)
+        for duty, work in _scans(connection, workers, clock):
             self._run_duty(connection, duty, work)
-        published, results_fail = 0, False
-        for duty, work in duties.publisher.duties(connection, clock.closed_until):
+        published, kafka_failed = 0, False
+        for duty, work in workers.publisher.duties(connection, clock.closed_until):
             # If publishing to Kafka fails for one aggregation, skip the other aggregations in the same pass.
-            if results_fail and duty.aggregation:
+            if kafka_failed and duty.aggregation:
                 continue
             published += self._run_duty(connection, duty, work)
             failure = self.runner.failure(duty)
-            results_fail |= bool(duty.aggregation and failure and failure.kafka)
+            kafka_failed |= bool(duty.aggregation and failure and failure.kafka)
         deleted_ids = 0
-        if duties.event_id_cleaner is not None:
-            deleted_ids = self._run_duty(connection, Duty("forget"), partial(duties.event_id_cleaner.run, connection))
+        if workers.event_id_cleaner is not None:
+            deleted_ids = self._run_duty(connection, Duty("forget"), partial(workers.event_id_cleaner.run, connection))
         metrics.KEEPER_PASSED.set_to_current_time()
         return published > 0 or deleted_ids >= MAX_DELETED_IDS
 
@@ -150,11 +150,11 @@ class Keeper(threading.Thread):
         self._progressed_at = time.monotonic()
         return result
 
-    def _send_live_changes(self, connection: psycopg.Connection[Any], duties: Duties, clock: Clock) -> None:
-        if duties.live is None:
+    def _send_live_changes(self, connection: psycopg.Connection[Any], workers: KeeperWorkers, clock: Clock) -> None:
+        if workers.live_sender is None:
             return
         try:
-            duties.live.run(connection, clock, self._run_duty)
+            workers.live_sender.run(connection, clock, self._run_duty)
             self.redis_error = ""
         except (redis.RedisError, BreakerOpen, OSError) as error:
             if not self.redis_error:
@@ -163,9 +163,9 @@ class Keeper(threading.Thread):
 
 
 def _scans(
-    connection: psycopg.Connection[Any], duties: Duties, clock: Clock
+    connection: psycopg.Connection[Any], workers: KeeperWorkers, clock: Clock
 ) -> Iterator[tuple[Duty, Callable[[], int]]]:
-    for scanner in duties.scanners:
+    for scanner in workers.scanners:
         until, name, version = clock.closed_until.get(scanner.store.name), scanner.store.name, scanner.store.version
         if until is None:
             continue
