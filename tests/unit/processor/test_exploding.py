@@ -258,7 +258,7 @@ def test_the_rest_of_a_call_is_dropped_if_the_processor_or_a_partition_stops(
 
     loop, source, processed = Loop.__new__(Loop), Source(), list[Any]()
     loop.__dict__.update(
-        _source=source, _stopping=stopping, superseded="", _undecoded=records({"id": 1}, {"id": 2}), _limit=10,
+        _source=source, _stopping=stopping, superseded_reason="", _undecoded=records({"id": 1}, {"id": 2}), _limit=10,
         _throttle=Throttle(0), _reader=batch_reader(spec()), _process=processed.append,
         _side_inputs=SideInputs(),
     )  # fmt: skip
