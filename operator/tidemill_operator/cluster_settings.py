@@ -137,10 +137,10 @@ class ClusterSettings:
 
 def _placement(platform: Platform, environ: Mapping[str, str]) -> Placement:
     postgres = platform.postgres
-    kafka = read_json_text(environ, "TIDEMILL_KAFKA_CONFIG")
     connections = {
         "redis-url": platform.redis_url,
-        "kafka.json": read_json_text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG") or kafka,
+        "kafka.json": read_json_text(environ, "TIDEMILL_WORKLOAD_KAFKA_CONFIG")
+        or read_json_text(environ, "TIDEMILL_KAFKA_CONFIG"),
         "postgres-ca.crt": _certificates("TIDEMILL_POSTGRES_CA", postgres.sslrootcert),
         "redis-ca.crt": _certificates("TIDEMILL_REDIS_CA", _redis_authority(platform)),
     }

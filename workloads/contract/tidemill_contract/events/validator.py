@@ -106,8 +106,8 @@ class EventValidator:
             return self._read_normalized(raw, error)
         except JSON_ERRORS as error:
             raise not_json(raw, error) from None
-        names = self._fields.expected_names
-        if self._fields.accepts_envelopes and all(self._value(event, name) is None for name in names):
+        fields = self._fields
+        if fields.accepts_envelopes and all(self._value(event, name) is None for name in fields.expected_names):
             envelope = envelope_hint(members(raw), self._fields.shape.top_level_names)
             if envelope is not None:
                 raise InvalidEvent(Reason.MISSING_FIELD, None, f"the event has no field of the spec; {envelope}")

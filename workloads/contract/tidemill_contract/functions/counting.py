@@ -23,17 +23,18 @@ from tidemill_contract.functions.base import (
 )
 
 
-def _merge_sum(column: StoredColumn, old: str, new: str) -> str:
+def _merge_counts(column: StoredColumn, old: str, new: str) -> str:
     return f"{old}.{column.quoted} + {new}.{column.quoted}"
 
 
-def _rollup_sum(column: StoredColumn) -> str:
+def rollup_counts(column: StoredColumn) -> str:
+    """Return the SQL of the sum of counts, as a bigint."""
     return f"sum({column.quoted})::bigint"
 
 
-COUNT = PartialKind(name="count", sql_type=fixed_type("bigint"), merge=_merge_sum, rollup=_rollup_sum)
+COUNT = PartialKind(name="count", sql_type=fixed_type("bigint"), merge=_merge_counts, rollup=rollup_counts)
 """The kind of the column with the number of events. Every row has this column."""
-VALUE_COUNT = PartialKind(name="n", sql_type=fixed_type("bigint"), merge=_merge_sum, rollup=_rollup_sum)
+VALUE_COUNT = PartialKind(name="n", sql_type=fixed_type("bigint"), merge=_merge_counts, rollup=rollup_counts)
 """Columns of this kind count the events in which the field is not null."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tidemill_contract.functions.base import PartialKind, StoredColumn, fixed_type
+from tidemill_contract.functions.counting import rollup_counts
 
 REVISION = "_revision"
 """The column that counts how often late events changed a closed window."""
@@ -13,10 +14,6 @@ def _merge_sum(column: StoredColumn, old: str, new: str) -> str:
     return f"coalesce({a} + {b}, {a}, {b})"
 
 
-def _rollup_sum(column: StoredColumn) -> str:
-    return f"sum({column.quoted})::bigint"
-
-
 def _merge_and(column: StoredColumn, old: str, new: str) -> str:
     return f"{old}.{column.quoted} AND {new}.{column.quoted}"
 
@@ -25,7 +22,7 @@ def _rollup_and(column: StoredColumn) -> str:
     return f"bool_and({column.quoted})"
 
 
-REVISION_KIND = PartialKind(name="revision", sql_type=fixed_type("bigint"), merge=_merge_sum, rollup=_rollup_sum)
+REVISION_KIND = PartialKind(name="revision", sql_type=fixed_type("bigint"), merge=_merge_sum, rollup=rollup_counts)
 COMPLETE_KIND = PartialKind(name="whole", sql_type=fixed_type("boolean"), merge=_merge_and, rollup=_rollup_and)
 """Queries compute this boolean column for a metric. If the row counts all events of the metric, the value is true."""
 KINDS = (REVISION_KIND, COMPLETE_KIND)

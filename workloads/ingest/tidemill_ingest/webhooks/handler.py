@@ -71,8 +71,10 @@ class WebhookHandler:
                 events_request = self._events.read(request, pipeline, _OPTIONS, body)
                 key = delivery_key(webhook, signature, request.headers, body)
                 # Compare deliveries by their ids only, because the body of a repeated delivery may be different.
-                content = fingerprint(b"", webhook.name, str(len(events_request.events.values)))
-                idempotency_key = IdempotencyKey(key, content) if key is not None else None
+                idempotency_key = None
+                if key is not None:
+                    content = fingerprint(b"", webhook.name, str(len(events_request.events.values)))
+                    idempotency_key = IdempotencyKey(key, content)
                 return (await self._events.accept(events_request, idempotency_key, request.state.deadline)).response()
         except Problem as problem:
             if problem.status == 401:
